@@ -1,0 +1,166 @@
+import { defineCommand, runCommand, type CommandDef } from "citty";
+import { GLOBAL_OPTIONS, type Command, type CommandIo, type Invocation } from "../commands/command.ts";
+import { SeikanError, usageError } from "../core/errors.ts";
+import type { OptionSpecs } from "../core/options.ts";
+import { parseWords, resolveValues, splitTail, variableOf, type ParsedWords } from "./args.ts";
+import { renderCommandHelp, renderExitCodes, renderRootHelp, type HelpStyle } from "./help.ts";
+import { createLogger, type LogFormat } from "./log.ts";
+import { suggest } from "./suggest.ts";
+import { terminalWidth, usesColor, writeTo } from "./terminal.ts";
+import { versionJson, versionLine } from "./version.ts";
+
+interface Entry {
+  readonly summary: string;
+  load(): Promise<Command>;
+}
+
+/** Every subcommand; its module is loaded when it is used. No prototype: `toString` is no command. */
+const COMMANDS: Readonly<Record<string, Entry>> = Object.assign(Object.create(null) as object, {
+  connect: {
+    summary: "Reach a target through proxies: as stdin and stdout, on local ports, or behind a command",
+    load: async () => (await import("../commands/connect.ts")).connectCommand as unknown as Command,
+  },
+  serve: {
+    summary: "Be a proxy: CONNECT, http:// forwarding and SOCKS on one port",
+    load: async () => (await import("../commands/serve.ts")).serveCommand as unknown as Command,
+  },
+});
+
+type Env = Readonly<Record<string, string | undefined>>;
+
+/** Runs a command line to its exit code. */
+export async function run(argv: readonly string[], env: Env): Promise<number> {
+  const { words, tail } = splitTail(argv);
+  const early = earlyAnswer(words, env);
+  if (early !== undefined) return early;
+  const found = await findCommand(words);
+  if (found === undefined) return noCommand(words, env);
+  const { command, rest } = found;
+  if (rest.some((word) => word === "--help" || word === "-h")) return print(renderCommandHelp(command, helpStyle(env)));
+  const parsed = parseWords(rest, specsOf(command));
+  const invocation = toInvocation(command, parsed, tail, env);
+  const outcome = await runCommand(cittyCommand(command), {
+    rawArgs: [],
+    data: { invocation, io: createIo(command, invocation, env) },
+  });
+  return outcome.result as number;
+}
+
+/** The command as citty knows it: structure is citty's, parsing is ours. */
+function cittyCommand(command: Command): CommandDef {
+  return defineCommand({
+    meta: { name: command.name, description: command.summary },
+    run: ({ data }) => {
+      const { invocation, io } = data as { invocation: Invocation<OptionSpecs>; io: CommandIo };
+      return command.run(invocation, io);
+    },
+  });
+}
+
+function specsOf(command: Command): OptionSpecs {
+  return { ...command.options, ...GLOBAL_OPTIONS };
+}
+
+function helpStyle(env: Env): HelpStyle {
+  return { width: terminalWidth(1), color: usesColor(1, env) };
+}
+
+function print(text: string): number {
+  writeTo(1, `${text}\n`);
+  return 0;
+}
+
+function earlyAnswer(words: readonly string[], env: Env): number | undefined {
+  const entries = Object.entries(COMMANDS).map(([name, { summary }]) => ({ name, summary }));
+  if (words.length === 0 || ["--help", "-h"].includes(words[0]!)) return print(renderRootHelp(entries, helpStyle(env)));
+  if (words.some((word) => word === "--version" || word === "-V")) {
+    return print(words.includes("--json") ? versionJson() : versionLine());
+  }
+  if (words[0] !== "help") return undefined;
+  if (words.length === 1) return print(renderRootHelp(entries, helpStyle(env)));
+  return words[1] === "exit-codes" ? print(renderExitCodes(helpStyle(env))) : undefined;
+}
+
+/** The command is the first word that names one and is no option's value: options may stand before it. */
+async function findCommand(words: readonly string[]): Promise<{ command: Command; rest: string[] } | undefined> {
+  const asked = words[0] === "help" ? words.slice(1).concat("--help") : words;
+  for (const [index, word] of asked.entries()) {
+    const entry = COMMANDS[word];
+    if (entry === undefined) continue;
+    const command = await entry.load();
+    const rest = asked.toSpliced(index, 1);
+    if (index === 0 || isPositional(asked, index, command)) return { command, rest };
+  }
+  return undefined;
+}
+
+function isPositional(words: readonly string[], index: number, command: Command): boolean {
+  try {
+    return parseWords(words.slice(0, index + 1), specsOf(command)).positionals.at(-1)?.index === index;
+  } catch {
+    // A wrong option in front is reported once the command is known.
+    return !words[index - 1]!.startsWith("-");
+  }
+}
+
+function noCommand(words: readonly string[], env: Env): number {
+  if (words.some((word) => word === "--help" || word === "-h")) return earlyAnswer(["--help"], env)!;
+  const word = (words[0] === "help" ? words[1] : words.find((candidate) => !candidate.startsWith("-"))) ?? words[0]!;
+  const close = suggest(word, Object.keys(COMMANDS));
+  throw usageError(
+    `no command ${JSON.stringify(word)}`,
+    close === undefined ? "seikan --help lists the commands" : `did you mean seikan ${close}?`,
+  );
+}
+
+function toInvocation(
+  command: Command,
+  parsed: ParsedWords,
+  tail: readonly string[] | undefined,
+  env: Env,
+): Invocation<OptionSpecs> {
+  const positionals = parsed.positionals.map(({ text }) => text);
+  if (positionals.length > command.positionals) {
+    throw usageError(
+      `unexpected argument ${JSON.stringify(positionals[command.positionals])}`,
+      `usage: seikan ${command.name} ${command.usage}`,
+    );
+  }
+  if (tail !== undefined && !command.tail) throw usageError(`seikan ${command.name} runs no command behind --`);
+  if (tail !== undefined && tail.length === 0) throw usageError("there is no command behind --");
+  const values = resolveValues(specsOf(command), parsed.given, env);
+  return { values: values as Invocation<OptionSpecs>["values"], positionals, tail };
+}
+
+function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: Env): CommandIo {
+  const { values } = invocation;
+  const base = values["log-level"] ?? command.defaultLogLevel(invocation);
+  const level = values.quiet ? "error" : values.verbose ? "debug" : base;
+  const format = values["log-format"];
+  const resolved: LogFormat = format !== "auto" ? format : usesColor(2, env) ? "pretty" : "plain";
+  return {
+    log: createLogger(level, resolved, env),
+    print: (line) => writeTo(1, `${line}\n`),
+    event(event, fields) {
+      if (!values.json) return;
+      const line = JSON.stringify({ event, time: new Date().toISOString(), ...fields });
+      writeTo(invocation.tail === undefined ? 1 : 2, `${line}\n`);
+    },
+    env,
+    childEnv: withoutSecrets(env, specsOf(command)),
+  };
+}
+
+/** The environment less every variable that holds a secret of ours. */
+function withoutSecrets(env: Env, specs: OptionSpecs): Record<string, string> {
+  const secrets = new Set(["SEIKAN_TOKEN", "SEIKAN_AUTH", "SEIKAN_PROXY_AUTH"]);
+  for (const [name, spec] of Object.entries(specs)) if (spec.secret) secrets.add(variableOf(name));
+  const kept = Object.entries(env).filter(
+    (entry): entry is [string, string] => entry[1] !== undefined && !secrets.has(entry[0]),
+  );
+  return Object.fromEntries(kept);
+}
+
+export function isSeikanError(thrown: unknown): thrown is SeikanError {
+  return thrown instanceof SeikanError;
+}

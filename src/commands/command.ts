@@ -1,0 +1,194 @@
+import {
+  choice,
+  duration,
+  flag,
+  integer,
+  list,
+  text,
+  value,
+  type OptionSpecs,
+  type ValuesOf,
+} from "../core/options.ts";
+import type { Logger } from "../core/log.ts";
+
+/** A subcommand as data; `cli/` turns it into parser, help and exit code. */
+export interface Command<S extends OptionSpecs = OptionSpecs> {
+  readonly name: string;
+  readonly summary: string;
+  /** Behind `seikan NAME`: `[OPTIONS] [TARGET] [-- COMMAND…]`. */
+  readonly usage: string;
+  readonly description: string;
+  readonly examples: readonly Example[];
+  readonly options: S;
+  /** How many positional arguments there may be. */
+  readonly positionals: number;
+  /** `-- COMMAND…` is allowed. */
+  readonly tail: boolean;
+  /** The log level unless the user sets one. */
+  defaultLogLevel(invocation: Invocation<S>): LogLevel;
+  /** Resolves to the exit code; a SeikanError decides it otherwise. */
+  run(invocation: Invocation<S>, io: CommandIo): Promise<number>;
+}
+
+export interface Example {
+  readonly does: string;
+  readonly line: string;
+}
+
+export type LogLevel = "silent" | "error" | "warn" | "info" | "debug";
+
+export interface Invocation<S extends OptionSpecs> {
+  readonly values: ValuesOf<S & typeof GLOBAL_OPTIONS>;
+  readonly positionals: readonly string[];
+  /** Everything behind `--`, untouched. */
+  readonly tail: readonly string[] | undefined;
+}
+
+/** What a command may touch of the outside. */
+export interface CommandIo {
+  readonly log: Logger;
+  /** One line to stdout. */
+  print(line: string): void;
+  /** One JSON event: to stdout, or to stderr when stdout belongs to a child. */
+  event(event: string, fields: Readonly<Record<string, unknown>>): void;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** The environment for children: without our secrets. */
+  readonly childEnv: Readonly<Record<string, string>>;
+}
+
+const GENERAL = "General";
+
+/** Understood by every command, before or after its name. */
+export const GLOBAL_OPTIONS = {
+  "log-level": value({
+    group: GENERAL,
+    metavar: "LEVEL",
+    parse: choice("silent", "error", "warn", "info", "debug"),
+    help: "How much to say on stderr: silent, error, warn, info or debug",
+  }),
+  "log-format": value({
+    group: GENERAL,
+    metavar: "FORMAT",
+    parse: choice("auto", "pretty", "plain", "json"),
+    default: "auto",
+    help: "pretty, plain or json; auto is pretty on a terminal and plain elsewhere",
+  }),
+  quiet: flag({ group: GENERAL, short: "q", help: "Say errors only" }),
+  verbose: flag({ group: GENERAL, short: "v", help: "Say more (debug)" }),
+  json: flag({ group: GENERAL, help: "Print events for scripts, one JSON object a line" }),
+  timeout: value({
+    group: GENERAL,
+    metavar: "TIME",
+    parse: duration,
+    help: "End the whole run after this long, with exit code 124",
+  }),
+  "ready-file": value({
+    group: GENERAL,
+    metavar: "FILE",
+    parse: text,
+    help: "Write a JSON file once everything is ready; removed at exit",
+  }),
+  "ready-fd": value({
+    group: GENERAL,
+    metavar: "N",
+    parse: integer(3, 1_000_000),
+    help: "Write the same line to this descriptor, then close it",
+  }),
+} as const satisfies OptionSpecs;
+
+/** Options about reaching targets, which `connect` and `serve` share. */
+export const REACH_OPTIONS = {
+  via: list({
+    group: "Route",
+    metavar: "URL",
+    separator: " ",
+    secret: true,
+    parse: text,
+    help: "Go through this proxy: http, https, socks5, socks5h or socks4a URL, or direct; repeat it for a chain, first hop first",
+  }),
+  route: list({
+    group: "Route",
+    metavar: "PATTERN=HOPS",
+    separator: " ",
+    secret: true,
+    parse: text,
+    help: "Send some targets another way: direct, or hop URLs with commas; PATTERN is a host, *.host, host:port, :port or CIDR",
+  }),
+  resolve: list({
+    group: "Route",
+    metavar: "HOST:PORT:ADDR",
+    parse: text,
+    help: "Use this address for a target or proxy instead of asking the resolver",
+  }),
+  ipv4: flag({ group: "Route", short: "4", help: "Dial IPv4 addresses only" }),
+  ipv6: flag({ group: "Route", short: "6", help: "Dial IPv6 addresses only" }),
+  "proxy-auth-file": value({
+    group: "Proxy",
+    metavar: "FILE",
+    parse: text,
+    help: "Credentials for the first proxy whose URL has none: USER:PASS, or a whole value such as Bearer TOKEN",
+  }),
+  "proxy-auth": value({
+    group: "Proxy",
+    metavar: "USER:PASS",
+    secret: true,
+    parse: text,
+    help: "The same, given here; better in the environment, where other users cannot see it",
+  }),
+  "proxy-header": list({
+    group: "Proxy",
+    metavar: "'NAME: VALUE'",
+    separator: "\n",
+    secret: true,
+    parse: text,
+    help: "Add a field to each CONNECT; Host replaces ours",
+  }),
+  "proxy-cacert": value({
+    group: "Proxy",
+    metavar: "FILE",
+    parse: text,
+    help: "Also trust these authorities (PEM) for https:// proxies",
+  }),
+  "proxy-cert": value({
+    group: "Proxy",
+    metavar: "FILE",
+    parse: text,
+    help: "Client certificate (PEM) for https:// proxies",
+  }),
+  "proxy-key": value({ group: "Proxy", metavar: "FILE", parse: text, help: "Its key" }),
+  "proxy-insecure": flag({ group: "Proxy", help: "Accept any certificate from https:// proxies" }),
+  "connect-timeout": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "10s",
+    help: "Give up on a target that does not answer, all hops included",
+  }),
+  "idle-timeout": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "0",
+    help: "End a tunnel when no byte moves for this long; 0 is never",
+  }),
+  "linger-timeout": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "5m",
+    help: "End a tunnel that is closed on one side and silent on the other",
+  }),
+  "max-connections": value({
+    group: "Limits",
+    metavar: "N",
+    parse: integer(1, 1_000_000),
+    help: "Serve at most this many at once [default: what the descriptor limit allows]",
+  }),
+  "drain-timeout": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "30s",
+    help: "After SIGTERM, wait this long for connections to finish",
+  }),
+} as const satisfies OptionSpecs;

@@ -1,0 +1,140 @@
+import { readFileSync } from "node:fs";
+import { canonicalHost, parseIp, parsePort, type Target } from "../core/address.ts";
+import { usageError } from "../core/errors.ts";
+import type { ValuesOf } from "../core/options.ts";
+import { parsePattern } from "../core/pattern.ts";
+import { proxyFromEnv } from "../core/proxy-env.ts";
+import { RouteTable, type RouteRule } from "../routes/route-table.ts";
+import { splitUser } from "../routes/users.ts";
+import { parseHop, type Hop, type HopSettings } from "../transports/chain.ts";
+import type { ProxySecret } from "../transports/proxy-credentials.ts";
+import { tcpDialer, type TcpOptions } from "../transports/tcp.ts";
+import { isFieldName, isFieldValue } from "../wire/fields.ts";
+import type { REACH_OPTIONS } from "./command.ts";
+
+export type ReachValues = ValuesOf<typeof REACH_OPTIONS>;
+type Env = Readonly<Record<string, string | undefined>>;
+
+/** Reads a file that an option names; the error says which option. */
+export function readOptionFile(path: string, option: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    throw usageError(`--${option}: cannot read ${path}: ${(cause as { code?: string }).code ?? String(cause)}`);
+  }
+}
+
+/** Builds what chooses and makes connections, from the options `connect` and `serve` share. */
+export class Reach {
+  readonly #values: ReachValues;
+  readonly #tcp: TcpOptions;
+  readonly #settings: HopSettings;
+  readonly #secret: ProxySecret | undefined;
+  /** One table per choice: what a proxy taught us about its authentication lives in it. */
+  readonly #tables = new Map<string, RouteTable>();
+
+  constructor(values: ReachValues, authCommand: ProxySecret | undefined) {
+    this.#values = values;
+    this.#tcp = tcpOptions(values);
+    this.#secret = authCommand ?? givenSecret(values);
+    this.#settings = { tcp: this.#tcp, fields: proxyFields(values["proxy-header"]), tls: proxyTls(values) };
+  }
+
+  /** Ways for `serve` and for explicit `--via`: the environment is not asked. */
+  explicit(): RouteTable {
+    const { via } = this.#values;
+    return this.#table(via, via.length === 0 ? "no --via" : "--via");
+  }
+
+  /** Ways for one target of `connect`: without `--via` the proxy environment decides. */
+  forTarget(target: Target, env: Env): RouteTable {
+    if (this.#values.via.length > 0 || target.kind !== "tcp") return this.explicit();
+    const chosen = proxyFromEnv(target, env);
+    if (chosen === undefined) return this.#table([], "no proxy is set");
+    if ("exempt" in chosen) return this.#table([], `${chosen.exempt} exempts it`);
+    return this.#table([chosen.url], chosen.variable);
+  }
+
+  #table(urls: readonly string[], reason: string): RouteTable {
+    const known = this.#tables.get(reason);
+    if (known !== undefined) return known;
+    const hops = this.#hops(urls, reason);
+    const rules = this.#values.route.map((text) => this.#rule(text));
+    const table = new RouteTable(rules, { hops, reason }, tcpDialer(this.#tcp), this.#settings);
+    this.#tables.set(reason, table);
+    return table;
+  }
+
+  #rule(text: string): RouteRule {
+    const at = text.indexOf("=");
+    if (at < 1)
+      throw usageError(
+        "--route: expected PATTERN=direct or PATTERN=URL,URL",
+        "for example --route '*.corp=http://proxy:3128'",
+      );
+    const pattern = parsePattern(text.slice(0, at));
+    return { pattern, hops: this.#hops(text.slice(at + 1).split(","), "--route") };
+  }
+
+  #hops(texts: readonly string[], source: string): Hop[] {
+    const parsed = texts.map((text) => parseHop(text.trim()));
+    if (parsed.includes("direct") && parsed.length > 1) throw usageError(`${source}: direct stands alone`);
+    const hops = parsed.filter((hop) => hop !== "direct");
+    if (this.#secret === undefined) return hops;
+    // Given once, so for one proxy: each hop sees its own credentials only.
+    const first = hops.findIndex((hop) => hop.secret === undefined);
+    return hops.map((hop, index) => (index === first ? { ...hop, secret: this.#secret } : hop));
+  }
+}
+
+function tcpOptions(values: ReachValues): TcpOptions {
+  if (values.ipv4 && values.ipv6) throw usageError("-4 and -6 exclude each other");
+  const family = values.ipv4 ? 4 : values.ipv6 ? 6 : undefined;
+  const resolve = new Map(values.resolve.map(parseResolve));
+  return family === undefined ? { resolve } : { family, resolve };
+}
+
+function parseResolve(text: string): [string, string] {
+  const match = /^(\[[^\]]+\]|[^:]+):(\d+):(.+)$/.exec(text);
+  const host = match === null ? undefined : canonicalHost(match[1]!);
+  const address = match === null ? undefined : parseIp(match[3]!.replace(/^\[(.*)\]$/, "$1"));
+  if (match === null || host === undefined || address === undefined || parsePort(match[2]!) === undefined) {
+    throw usageError(`--resolve: expected HOST:PORT:ADDRESS, got "${text}"`);
+  }
+  return [`${host}:${match[2]}`, address.toString()];
+}
+
+function proxyFields(lines: readonly string[]): string[] {
+  return lines.flatMap((line) => {
+    const colon = line.indexOf(":");
+    const name = line.slice(0, colon).trim();
+    const content = line.slice(colon + 1).trim();
+    if (colon < 1 || !isFieldName(name) || !isFieldValue(content))
+      throw usageError("--proxy-header: expected 'Name: value'");
+    return [name, content];
+  });
+}
+
+function proxyTls(values: ReachValues): HopSettings["tls"] {
+  const read = (option: "proxy-cacert" | "proxy-cert" | "proxy-key") => {
+    const path = values[option];
+    return path === undefined ? undefined : readOptionFile(path, option);
+  };
+  if ((values["proxy-cert"] === undefined) !== (values["proxy-key"] === undefined)) {
+    throw usageError("--proxy-cert and --proxy-key belong together");
+  }
+  return {
+    ca: read("proxy-cacert"),
+    cert: read("proxy-cert"),
+    key: read("proxy-key"),
+    insecure: values["proxy-insecure"],
+  };
+}
+
+function givenSecret(values: ReachValues): ProxySecret | undefined {
+  const file = values["proxy-auth-file"];
+  const text = file === undefined ? values["proxy-auth"] : readOptionFile(file, "proxy-auth-file").trim();
+  if (text === undefined || text === "") return undefined;
+  if (/^[A-Za-z][A-Za-z0-9_-]* +\S/.test(text)) return { kind: "value", value: text };
+  return { kind: "password", ...splitUser(text, file === undefined ? "--proxy-auth" : "--proxy-auth-file") };
+}

@@ -1,0 +1,51 @@
+import { constants } from "node:os";
+import { SeikanError } from "../core/errors.ts";
+
+/** Signals that are passed on to a wrapped command. */
+const PASSED_ON: readonly NodeJS.Signals[] = ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"];
+
+export interface WrappedCommand {
+  /** The command's code, 128+n if signal n ended it. */
+  readonly exited: Promise<number>;
+  kill(signal: NodeJS.Signals): void;
+}
+
+/**
+ * Runs a command with our own stdio and passes signals on to it. Throws
+ * `command-not-found` (127) or `command-not-executable` (126).
+ */
+export function runWrapped(command: readonly string[], env: Record<string, string>): WrappedCommand {
+  const path = findExecutable(command[0]!, env);
+  let child: Bun.Subprocess;
+  try {
+    child = Bun.spawn([path, ...command.slice(1)], {
+      argv0: command[0]!,
+      env,
+      stdio: ["inherit", "inherit", "inherit"],
+    });
+  } catch (cause) {
+    throw new SeikanError("command-not-executable", `cannot execute ${command[0]}: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
+  const pass = (signal: NodeJS.Signals) => {
+    // Ctrl-C reached the child, too: it shares our terminal.
+    if (signal === "SIGINT" && process.stdin.isTTY) return;
+    child.kill(signal);
+  };
+  for (const signal of PASSED_ON) process.on(signal, pass);
+  const exited = child.exited.then(() => {
+    for (const signal of PASSED_ON) process.off(signal, pass);
+    if (child.signalCode === null) return child.exitCode ?? 1;
+    return 128 + (constants.signals[child.signalCode as keyof typeof constants.signals] ?? 0);
+  });
+  return { exited, kill: (signal) => child.kill(signal) };
+}
+
+function findExecutable(name: string, env: Record<string, string>): string {
+  const found = Bun.which(name, { PATH: env.PATH ?? "" });
+  if (found !== null) return found;
+  const isThere = name.includes("/") && Bun.file(name).size > 0;
+  if (isThere) throw new SeikanError("command-not-executable", `cannot execute ${name}: it is not executable`);
+  throw new SeikanError("command-not-found", `no such command: ${name}`);
+}

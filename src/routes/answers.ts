@@ -1,0 +1,98 @@
+import { after } from "../core/clock.ts";
+import { SeikanError } from "../core/errors.ts";
+import type { ByteStream, Sink } from "../core/stream.ts";
+import { formatHead, type Fields } from "../wire/fields.ts";
+
+const REASONS: Readonly<Record<number, string>> = {
+  200: "OK",
+  400: "Bad Request",
+  401: "Unauthorized",
+  403: "Forbidden",
+  404: "Not Found",
+  405: "Method Not Allowed",
+  407: "Proxy Authentication Required",
+  408: "Request Timeout",
+  414: "URI Too Long",
+  417: "Expectation Failed",
+  421: "Misdirected Request",
+  429: "Too Many Requests",
+  431: "Request Header Fields Too Large",
+  500: "Internal Server Error",
+  501: "Not Implemented",
+  502: "Bad Gateway",
+  503: "Service Unavailable",
+  504: "Gateway Timeout",
+  505: "HTTP Version Not Supported",
+  508: "Loop Detected",
+};
+
+export interface TextAnswer {
+  readonly status: number;
+  readonly text: string;
+  readonly fields?: Fields;
+  /** Then the body is left out, but not its length (answers to HEAD). */
+  readonly headOnly?: boolean;
+  readonly keepAlive?: boolean;
+}
+
+/** A complete plain-text answer. Plain text reflects nothing that a browser would run. */
+export function textAnswer(answer: TextAnswer): Buffer {
+  const body = Buffer.from(`${answer.text}\n`, "utf8");
+  const reason = REASONS[answer.status] ?? "Error";
+  const head = formatHead(`HTTP/1.1 ${answer.status} ${reason}`, [
+    "Content-Type",
+    "text/plain; charset=utf-8",
+    "Content-Length",
+    String(body.length),
+    ...(answer.keepAlive === true ? [] : ["Connection", "close"]),
+    ...(answer.fields ?? []),
+  ]);
+  return answer.headOnly === true ? head : Buffer.concat([head, body]);
+}
+
+/** What a client is told when its request failed here (docs: http errors). */
+export function errorAnswer(error: SeikanError, proxyName: string, headOnly = false): Buffer {
+  const { status, proxyError } = error.outcome;
+  const fields = ["Proxy-Status", `${proxyName}; error=${proxyError}; details=${quoted(error.message)}`];
+  if (status === 407) fields.push("Proxy-Authenticate", 'Basic realm="seikan", charset="UTF-8"');
+  if (status === 429 || status === 503) fields.push("Retry-After", "1");
+  if (status === 405) fields.push("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
+  const text = [`seikan: ${error.message}`, ...error.hints.map((hint) => `hint: ${hint}`)].join("\n");
+  return textAnswer({ status, text, fields, headOnly });
+}
+
+/** A structured-field string (RFC 8941): printable ASCII, quotes escaped. */
+function quoted(text: string): string {
+  return `"${text
+    .replace(/[^\x20-\x7e]/g, "?")
+    .replace(/["\\]/g, "\\$&")
+    .slice(0, 300)}"`;
+}
+
+/** How long a closing connection is read on, so that its client gets the answer and no RST. */
+const LINGER_MS = 2000;
+const LINGER_BYTES = 1024 * 1024;
+
+/** Says the last word on a stream and owns it: reads on for a moment, then ends it (RFC 9112 section 9.6). */
+export function closeWith(stream: ByteStream, lastWords: Uint8Array): void {
+  stream.write(lastWords);
+  lingeringClose(stream);
+}
+
+export function lingeringClose(stream: ByteStream): void {
+  const give = () => stream.abort(new SeikanError("cancelled", "closed after the last answer"));
+  const cancel = after(LINGER_MS, give);
+  let left = LINGER_BYTES;
+  const drain: Sink = {
+    onData(chunk) {
+      left -= chunk.length;
+      if (left < 0) give();
+    },
+    onEnd() {},
+    onDrain() {},
+    onClose: cancel,
+  };
+  stream.end();
+  stream.resume();
+  stream.attach(drain);
+}

@@ -1,0 +1,99 @@
+import { parseIp, type Target } from "../core/address.ts";
+import type { BridgeResult } from "../core/bridge.ts";
+import { deadlineIn } from "../core/clock.ts";
+import type { SeikanError } from "../core/errors.ts";
+import type { Logger } from "../core/log.ts";
+import type { LiveSet } from "../core/scope.ts";
+import type { ByteStream } from "../core/stream.ts";
+import type { HeadLimits } from "../wire/http1.ts";
+import type { Permissions } from "./permissions.ts";
+import type { Routes, Way } from "./route-table.ts";
+import type { Users } from "./users.ts";
+
+/** What bounds each connection. All times in milliseconds, 0 switches a time-out off. */
+export interface Limits {
+  readonly head: HeadLimits;
+  /** From the first byte we wait for to the end of the head. */
+  readonly headMs: number;
+  /** A request body that makes no progress. */
+  readonly bodyMs: number;
+  /** From dialling to the answer of the last hop. */
+  readonly connectMs: number;
+  /** A half-open, silent tunnel. */
+  readonly lingerMs: number;
+  /** A fully open, silent tunnel. */
+  readonly idleMs: number;
+}
+
+/** Everything the routes share: one per server, or per dynamic listener of `connect`. */
+export interface RouteContext {
+  readonly routes: Routes;
+  readonly permissions: Permissions;
+  /** Undefined: nobody has to authenticate, wherever a request comes from. */
+  readonly users: Users | undefined;
+  /** `--no-auth`: an exposed listener dials for anybody. */
+  readonly openToAll: boolean;
+  readonly limits: Limits;
+  /** Our pseudonym in `Via`; undefined: none is added. */
+  readonly via: string | undefined;
+  /** The name before `Proxy-Status` errors (RFC 9209). */
+  readonly proxyName: string;
+  /** Origin-form requests are told what this is and how to use it. */
+  readonly greeting: string;
+  readonly isDraining: () => boolean;
+  readonly live: LiveSet;
+  readonly log: Logger;
+  readonly access: (entry: AccessEntry) => void;
+}
+
+/** Where a connection came from. */
+export interface Client {
+  /** Without port; empty for unix sockets. After a PROXY header the real one. */
+  readonly address: string;
+  readonly port: number;
+  /** The listener can be reached from other machines (docs: "Who may do what"). */
+  readonly exposed: boolean;
+}
+
+/** One line of the access log. */
+export interface AccessEntry {
+  readonly kind: "tunnel" | "request";
+  readonly client: Client;
+  readonly user: string | undefined;
+  readonly method: string;
+  readonly target: string;
+  readonly way: Way | undefined;
+  /** What the client was answered; 0: nothing. */
+  readonly status: number;
+  readonly up: number;
+  readonly down: number;
+  readonly startedAt: number;
+  readonly error: SeikanError | undefined;
+}
+
+/** Throws unless a request from this client, exposed or not, may be dialled for. */
+export function checkTarget(context: RouteContext, target: Target, way: Way, exposed: boolean): void {
+  if (target.kind === "tcp" && !way.resolvesHere) context.permissions.checkName(target, exposed);
+}
+
+/** Dials with every check: the names here or there, the addresses, the time. */
+export function dialTarget(context: RouteContext, target: Target, way: Way, exposed: boolean): Promise<ByteStream> {
+  checkTarget(context, target, way, exposed);
+  const deadline = deadlineIn(context.limits.connectMs);
+  return way.dial(target, {
+    deadline,
+    permit: (address, tcp) => context.permissions.checkAddress(address, tcp, exposed),
+  });
+}
+
+/** The end of a tunnel, as its line in the access log. */
+export function tunnelEntry(
+  entry: Omit<AccessEntry, "up" | "down" | "error" | "kind">,
+  result: BridgeResult,
+): AccessEntry {
+  return { ...entry, kind: "tunnel", up: result.up, down: result.down, error: result.error };
+}
+
+export function isLocalClient(client: Client): boolean {
+  return client.address === "" || parseIp(client.address)?.range() === "loopback";
+}

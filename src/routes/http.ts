@@ -1,0 +1,337 @@
+import { badTarget, parseAuthority } from "../core/address.ts";
+import { after, now } from "../core/clock.ts";
+import { SeikanError, toSeikanError } from "../core/errors.ts";
+import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
+import { fieldValue, fieldValues, type Fields } from "../wire/fields.ts";
+import { RequestReader, type MessageHandler, type RequestHead } from "../wire/http1.ts";
+import { closeWith, errorAnswer, lingeringClose, textAnswer } from "./answers.ts";
+import { openTunnel } from "./connect.ts";
+import type { Client, RouteContext } from "./context.ts";
+import { Exchange, parseForwardTarget, type UpstreamSlot } from "./forward.ts";
+import { parseBasic } from "./users.ts";
+
+const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
+
+/** Gets the body of the request that is being answered. */
+export interface BodyTaker {
+  /** `false`: stop until the connection is resumed. */
+  write(chunk: Uint8Array): boolean;
+  end(trailers: Fields): void;
+}
+
+/**
+ * One HTTP/1 client connection. Owns its stream until a route takes it over.
+ *
+ * Requests are answered one at a time and in order: while one is being
+ * answered, nothing of the next is read.
+ */
+export class HttpConnection implements Sink, MessageHandler<RequestHead> {
+  readonly context: RouteContext;
+  readonly stream: ByteStream;
+  readonly client: Client;
+  /** The upstream connection of the last request, for the next one to the same origin. */
+  readonly upstream: UpstreamSlot = { kept: undefined };
+  readonly #reader: RequestReader;
+  #state: "head" | "held" | "body" | "gone" = "head";
+  #taker: BodyTaker | undefined;
+  #exchange: Exchange | undefined;
+  #requestComplete = true;
+  #received: RequestHead | undefined;
+  #cancelTimer: () => void = () => {};
+
+  constructor(context: RouteContext, stream: ByteStream, client: Client) {
+    this.context = context;
+    this.stream = stream;
+    this.client = client;
+    this.#reader = new RequestReader(this, context.limits.head);
+    this.#armHeadTimer();
+    stream.attach(this);
+  }
+
+  /** Aborts the connection and what it waits for: the server is shutting down. */
+  abort(reason: SeikanError): void {
+    this.stream.abort(reason);
+  }
+
+  // --- reading -------------------------------------------------------------
+
+  onData(chunk: Uint8Array): void {
+    let rest = chunk;
+    try {
+      while (rest.length > 0 && this.#isReading()) rest = rest.subarray(this.#reader.feed(rest));
+    } catch (thrown) {
+      return this.#fail(toSeikanError(thrown));
+    }
+    this.stream.unread(rest);
+    if (!this.#isReading()) this.stream.pause();
+    const head = this.#received;
+    this.#received = undefined;
+    if (head !== undefined) this.#serve(head);
+  }
+
+  onHead(head: RequestHead): void {
+    this.#cancelTimer();
+    this.#received = head;
+    this.#requestComplete = false;
+    this.#state = "held";
+    this.#reader.pause();
+  }
+
+  onBody(chunk: Uint8Array): void {
+    if (this.#taker?.write(chunk) === false) {
+      this.#reader.pause();
+      this.stream.pause();
+    }
+  }
+
+  onComplete(trailers: Fields): void {
+    this.#requestComplete = true;
+    if (this.#state !== "body") return;
+    this.#state = "held";
+    this.#taker?.end(trailers);
+  }
+
+  onEnd(): void {
+    if (this.#state === "held") return;
+    if (this.#state === "head" && !this.#reader.isMidMessage) return this.finish();
+    this.#fail(new SeikanError("peer-closed", "the client closed in the middle of a request"));
+  }
+
+  onDrain(): void {
+    this.#exchange?.clientDrained();
+  }
+
+  onClose(reason: CloseReason): void {
+    this.#cancelTimer();
+    this.#reader.release();
+    const wasGone = this.#state === "gone";
+    this.#state = "gone";
+    if (!wasGone) this.#exchange?.clientLost(reason.error);
+    this.upstream.kept?.abort(new SeikanError("cancelled", "the client has gone"));
+    this.context.live.delete(this);
+  }
+
+  #isReading(): boolean {
+    return this.#state === "head" || this.#state === "body";
+  }
+
+  // --- requests ------------------------------------------------------------
+
+  #serve(head: RequestHead): void {
+    const isExposed = this.client.exposed || cameThroughProxy(head.fields);
+    if (head.method === "CONNECT") return void this.#connect(head, isExposed);
+    if (head.target.startsWith("/") || head.target === "*") return this.#answerOwn(head);
+    void this.#forward(head, isExposed);
+  }
+
+  async #connect(head: RequestHead, exposed: boolean): Promise<void> {
+    try {
+      checkHost(head);
+      const target = parseAuthority(head.target);
+      if (target === undefined) throw badTarget(head.target);
+      const pending = this.#authorize(head, exposed);
+      const user = pending === undefined ? undefined : await pending;
+      this.#leave();
+      await openTunnel(this.context, this.stream, {
+        method: "CONNECT",
+        target,
+        client: this.client,
+        exposed,
+        user,
+        accept: acceptConnect,
+        refuse: (stream, error) => refuseConnect(stream, error, this.context.proxyName),
+      });
+    } catch (thrown) {
+      this.#fail(toSeikanError(thrown), head);
+    } finally {
+      this.context.live.delete(this);
+    }
+  }
+
+  async #forward(head: RequestHead, exposed: boolean): Promise<void> {
+    try {
+      checkHost(head);
+      const target = parseForwardTarget(head);
+      const pending = this.#authorize(head, exposed);
+      const user = pending === undefined ? undefined : await pending;
+      if (this.#state === "gone") return;
+      this.#exchange = new Exchange(this, head, target, { exposed, user });
+      await this.#exchange.run();
+    } catch (thrown) {
+      this.#fail(toSeikanError(thrown), head);
+    }
+  }
+
+  /** The user, or undefined where none is needed; throws when there must be one. */
+  #authorize(head: RequestHead, exposed: boolean): Promise<string> | undefined {
+    const { users, openToAll } = this.context;
+    if (users === undefined) {
+      if (!exposed || openToAll) return undefined;
+      throw new SeikanError(
+        "target-denied",
+        "this server can be reached from outside and has no users, so it dials for nobody",
+        {
+          hints: ["start it with --auth USER:PASS, or with --no-auth to let everybody in"],
+        },
+      );
+    }
+    return this.#authenticate(users, head);
+  }
+
+  async #authenticate(users: NonNullable<RouteContext["users"]>, head: RequestHead): Promise<string> {
+    const shown = parseBasic(fieldValue(head.fields, "proxy-authorization"));
+    if (shown === undefined) throw new SeikanError("auth-required", "this proxy wants a user and password");
+    if (await users.verify(shown, this.client.address)) return shown.user;
+    throw new SeikanError("auth-required", "wrong user or password");
+  }
+
+  #answerOwn(head: RequestHead): void {
+    try {
+      checkHost(head);
+    } catch (thrown) {
+      return this.#fail(toSeikanError(thrown), head);
+    }
+    const isHealth = head.target.split("?", 1)[0] === "/-/healthz" && (head.method === "GET" || head.method === "HEAD");
+    const keepAlive = head.keepAlive && head.framing === 0 && !this.context.isDraining();
+    const status = isHealth ? 200 : 404;
+    const text = isHealth ? "ok" : this.context.greeting;
+    this.#log(head, status, undefined);
+    this.stream.write(textAnswer({ status, text, headOnly: head.method === "HEAD", keepAlive }));
+    if (keepAlive) this.nextRequest();
+    else this.finish();
+  }
+
+  // --- what an exchange may do ----------------------------------------------
+
+  get isRequestComplete(): boolean {
+    return this.#requestComplete;
+  }
+
+  /** Hands the request's body over as it comes; call `resume` after a `write` that said false. */
+  takeBody(taker: BodyTaker): void {
+    if (this.#requestComplete) return taker.end([]);
+    this.#taker = taker;
+    this.#state = "body";
+    this.stream.resume();
+  }
+
+  resume(): void {
+    if (this.#state === "body") this.stream.resume();
+  }
+
+  /** The answer is complete: reads the next request, or ends the connection. */
+  nextRequest(): void {
+    if (this.#state === "gone") return;
+    this.#exchange = undefined;
+    this.#taker = undefined;
+    if (!this.#requestComplete || this.context.isDraining()) return this.finish();
+    this.#state = "head";
+    this.#armHeadTimer();
+    this.stream.resume();
+  }
+
+  /** Ends the connection behind what was written. */
+  finish(): void {
+    if (this.#state !== "gone") this.finishWith(lingeringClose);
+  }
+
+  /** The server is about to stop: nothing that idles is waited for. */
+  drain(): void {
+    if (this.#state === "head" && !this.#reader.isMidMessage) this.finish();
+  }
+
+  /** Gives the stream away: an upgraded connection. */
+  leave(): ByteStream {
+    this.#leave();
+    this.context.live.delete(this);
+    return this.stream;
+  }
+
+  #leave(): void {
+    this.#state = "gone";
+    this.#cancelTimer();
+    this.#reader.release();
+    this.stream.detach();
+    this.stream.resume();
+  }
+
+  /** The last answer on this connection: what went wrong. Without `head` the request itself was malformed. */
+  #fail(error: SeikanError, head?: RequestHead): void {
+    if (this.#state === "gone") return;
+    const exchange = this.#exchange;
+    this.#log(head, error.outcome.status, error);
+    this.finishWith((stream) => {
+      // An answer that has begun can only be cut, so that it does not look complete.
+      if (exchange?.hasAnswered) stream.abort(error);
+      else closeWith(stream, errorAnswer(error, this.context.proxyName, head?.method === "HEAD"));
+    });
+    exchange?.clientLost(error);
+  }
+
+  /** Leaves the last word on the connection to `last`, which owns the stream. */
+  finishWith(last: (stream: ByteStream) => void): void {
+    this.#leave();
+    this.upstream.kept?.abort(new SeikanError("cancelled", "the client connection is over"));
+    this.context.live.delete(this);
+    if (!this.stream.isClosed) last(this.stream);
+  }
+
+  #log(head: RequestHead | undefined, status: number, error: SeikanError | undefined): void {
+    if (head === undefined) this.context.log.debug(`bad request: ${error?.message}`, { peer: this.client.address });
+    this.context.access({
+      kind: "request",
+      method: head?.method ?? "-",
+      target: head?.target ?? "-",
+      client: this.client,
+      user: undefined,
+      way: undefined,
+      status,
+      startedAt: now(),
+      up: 0,
+      down: 0,
+      error,
+    });
+  }
+
+  #armHeadTimer(): void {
+    const { headMs } = this.context.limits;
+    if (headMs <= 0) return;
+    this.#cancelTimer = after(headMs, () => {
+      if (!this.#reader.isMidMessage) return this.finish();
+      this.#fail(new SeikanError("head-timeout", `no complete request head within ${headMs / 1000} s`));
+    });
+  }
+}
+
+function acceptConnect(stream: ByteStream): number {
+  stream.write(ESTABLISHED);
+  return 200;
+}
+
+/** After a refusal nothing more is read as HTTP: the client may have sent tunnel bytes (RFC 9931). */
+function refuseConnect(stream: ByteStream, error: SeikanError, proxyName: string): number {
+  closeWith(stream, errorAnswer(error, proxyName));
+  return error.outcome.status;
+}
+
+/** Somebody put a proxy in front of a loopback listener: then its clients are not local. */
+function cameThroughProxy(fields: Fields): boolean {
+  for (let i = 0; i < fields.length; i += 2) {
+    const name = fields[i]!.toLowerCase();
+    if (name === "via" || name === "forwarded" || name.startsWith("x-forwarded-")) return true;
+  }
+  return false;
+}
+
+/** Exactly one valid Host in HTTP/1.1 (RFC 9112 section 3.2). */
+function checkHost(head: RequestHead): void {
+  const hosts = fieldValues(head.fields, "host");
+  if (hosts.length > 1) throw new SeikanError("bad-request", "malformed request: more than one Host");
+  if (hosts.length === 0) {
+    if (head.minor === 0) return;
+    throw new SeikanError("bad-request", "malformed request: no Host");
+  }
+  if (!/^(\[[0-9a-f:.]+\]|[^\s:/?#@,[\]]*)(:\d*)?$/i.test(hosts[0]!)) {
+    throw new SeikanError("bad-request", "malformed request: the Host is no host");
+  }
+}

@@ -1,0 +1,62 @@
+import { formatTarget, type Target } from "../core/address.ts";
+import { matches, specificity, type Pattern } from "../core/pattern.ts";
+import { chainDialer, formatHop, type Hop, type HopSettings } from "../transports/chain.ts";
+import type { Dialer } from "../transports/transport.ts";
+
+/** How a target is reached. */
+export interface Way {
+  /** No hops: dialled from here. */
+  readonly hops: readonly Hop[];
+  readonly dial: Dialer;
+  /** The name becomes an address here, where it can be checked; otherwise at a later hop. */
+  readonly resolvesHere: boolean;
+  /** What chose it: a rule, an option or a variable; for people. */
+  readonly reason: string;
+}
+
+export interface RouteRule {
+  readonly pattern: Pattern;
+  readonly hops: readonly Hop[];
+}
+
+export interface Routes {
+  choose(target: Target): Way;
+}
+
+/** Chooses the way for each target: the most specific rule, then the first, then the default. */
+export class RouteTable implements Routes {
+  readonly #rules: { pattern: Pattern; way: Way }[];
+  readonly #default: Way;
+
+  constructor(
+    rules: readonly RouteRule[],
+    fallback: { hops: readonly Hop[]; reason: string },
+    direct: Dialer,
+    settings: HopSettings,
+  ) {
+    const wayOf = (hops: readonly Hop[], reason: string): Way => ({
+      hops,
+      reason,
+      dial: chainDialer(hops, direct, settings),
+      resolvesHere: hops.length === 0 || hops.at(-1)!.scheme === "socks5",
+    });
+    this.#rules = rules
+      .map(({ pattern, hops }) => ({ pattern, way: wayOf(hops, `--route ${pattern.text}`) }))
+      .sort((a, b) => specificity(b.pattern) - specificity(a.pattern));
+    this.#default = wayOf(fallback.hops, fallback.reason);
+  }
+
+  choose(target: Target): Way {
+    if (target.kind === "unix") return this.#default;
+    return this.#rules.find(({ pattern }) => matches(pattern, target))?.way ?? this.#default;
+  }
+}
+
+/** `direct`, or the hops in order, without credentials. */
+export function formatWay(way: Way): string {
+  return way.hops.length === 0 ? "direct" : way.hops.map(formatHop).join(" ");
+}
+
+export function describeWay(target: Target, way: Way): { target: string; hops: string[]; reason: string } {
+  return { target: formatTarget(target), hops: way.hops.map(formatHop), reason: way.reason };
+}

@@ -1,0 +1,102 @@
+/**
+ * HTTP fields as they came over the wire: name, value, name, value, … in order
+ * and case. Text is latin1, one character a byte.
+ */
+export type Fields = readonly string[];
+
+/** All values of a field, in order. `name` is lower case. */
+export function fieldValues(fields: Fields, name: string): string[] {
+  const values: string[] = [];
+  for (let i = 0; i + 1 < fields.length; i += 2) {
+    const candidate = fields[i]!;
+    if (candidate.length === name.length && candidate.toLowerCase() === name) values.push(fields[i + 1]!);
+  }
+  return values;
+}
+
+export function fieldValue(fields: Fields, name: string): string | undefined {
+  return fieldValues(fields, name)[0];
+}
+
+/** The members of a comma-separated field, lower case, over all its lines. */
+export function fieldTokens(fields: Fields, name: string): string[] {
+  return fieldValues(fields, name)
+    .flatMap((line) => line.split(","))
+    .map((token) => token.trim().toLowerCase())
+    .filter((token) => token !== "");
+}
+
+export function withoutFields(fields: Fields, drop: (name: string) => boolean): string[] {
+  const kept: string[] = [];
+  for (let i = 0; i + 1 < fields.length; i += 2) {
+    if (!drop(fields[i]!.toLowerCase())) kept.push(fields[i]!, fields[i + 1]!);
+  }
+  return kept;
+}
+
+/** RFC 9110 section 7.6.1, and what the proxy protocol itself uses (section 11.7). */
+const HOP_BY_HOP: ReadonlySet<string> = new Set([
+  "connection",
+  "keep-alive",
+  "proxy-connection",
+  "te",
+  "transfer-encoding",
+  "upgrade",
+  "http2-settings",
+  "proxy-authorization",
+  "proxy-authenticate",
+  "proxy-authentication-info",
+]);
+
+/** Fields `Connection` may not nominate away: framing and routing depend on them. */
+const NOT_NOMINABLE: ReadonlySet<string> = new Set(["host", "content-length", "transfer-encoding"]);
+
+/** True when `Connection` asks to drop a field that the message cannot do without. */
+export function nominatesFraming(fields: Fields): boolean {
+  return fieldTokens(fields, "connection").some((name) => NOT_NOMINABLE.has(name));
+}
+
+/** What may go on to the next hop: no hop-by-hop field, and none that `Connection` nominates. */
+export function endToEnd(fields: Fields): string[] {
+  const nominated = new Set(fieldTokens(fields, "connection"));
+  return withoutFields(fields, (name) => HOP_BY_HOP.has(name) || nominated.has(name));
+}
+
+const NOT_IN_TRAILERS: ReadonlySet<string> = new Set([
+  ...HOP_BY_HOP,
+  "host",
+  "content-length",
+  "trailer",
+  "authorization",
+  "set-cookie",
+  "cookie",
+  "cache-control",
+  "expect",
+  "max-forwards",
+  "content-encoding",
+  "content-type",
+  "content-range",
+  "via",
+]);
+
+/** Trailers less everything that frames, routes or authenticates (RFC 9110 section 6.5.1). */
+export function safeTrailers(trailers: Fields, head: Fields): string[] {
+  const nominated = new Set(fieldTokens(head, "connection"));
+  return withoutFields(trailers, (name) => NOT_IN_TRAILERS.has(name) || nominated.has(name));
+}
+
+/** A start line and fields as bytes, with the empty line. */
+export function formatHead(startLine: string, fields: Fields): Buffer {
+  let head = `${startLine}\r\n`;
+  for (let i = 0; i + 1 < fields.length; i += 2) head += `${fields[i]}: ${fields[i + 1]}\r\n`;
+  return Buffer.from(`${head}\r\n`, "latin1");
+}
+
+/** True when text can stand in a field line without changing the message around it. */
+export function isFieldValue(text: string): boolean {
+  return /^[\t\x20-\x7e\x80-\xff]*$/.test(text);
+}
+
+export function isFieldName(text: string): boolean {
+  return /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(text);
+}

@@ -1,0 +1,64 @@
+import { SeikanError } from "../core/errors.ts";
+import { parseIp } from "../core/address.ts";
+import type { Decoded } from "./socks.ts";
+
+/** The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt). */
+
+export interface ProxiedPeer {
+  /** The real client; undefined for LOCAL and UNKNOWN: then the connection speaks for itself. */
+  readonly source: { readonly address: string; readonly port: number } | undefined;
+}
+
+const SIGNATURE = Buffer.from("\r\n\r\n\0\r\nQUIT\n", "latin1");
+const V1_LONGEST = 107;
+
+function malformed(what: string): SeikanError {
+  return new SeikanError("bad-request", `malformed PROXY protocol header: ${what}`);
+}
+
+/** Undefined while the header is incomplete; throws when these bytes are none. */
+export function decodeProxyHeader(bytes: Uint8Array): Decoded<ProxiedPeer> | undefined {
+  const view = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  const start = Math.min(view.length, SIGNATURE.length);
+  if (view.subarray(0, start).equals(SIGNATURE.subarray(0, start))) {
+    return view.length < 16 ? undefined : decodeV2(view);
+  }
+  const prefix = "PROXY ".slice(0, view.length);
+  if (view.toString("latin1", 0, prefix.length) !== prefix) throw malformed("no signature");
+  return decodeV1(view);
+}
+
+function decodeV1(view: Buffer): Decoded<ProxiedPeer> | undefined {
+  const end = view.indexOf("\r\n");
+  if (end < 0 || end + 2 > V1_LONGEST) {
+    if (view.length >= V1_LONGEST) throw malformed("line too long");
+    return undefined;
+  }
+  const [, family, source, , port] = view.toString("latin1", 0, end).split(" ");
+  const length = end + 2;
+  if (family === "UNKNOWN") return { value: { source: undefined }, length };
+  const address = family === "TCP4" || family === "TCP6" ? parseIp(source ?? "") : undefined;
+  if (address === undefined || !/^\d{1,5}$/.test(port ?? "")) throw malformed("no address");
+  return { value: { source: { address: address.toString(), port: Number(port) } }, length };
+}
+
+function decodeV2(view: Buffer): Decoded<ProxiedPeer> | undefined {
+  const length = 16 + view.readUInt16BE(14);
+  if (view[12]! >> 4 !== 2) throw malformed(`version ${view[12]! >> 4}`);
+  if (view.length < length) return undefined;
+  const command = view[12]! & 15;
+  const family = view[13]! >> 4;
+  if (command > 1) throw malformed(`command ${command}`);
+  if (command === 0 || (family !== 1 && family !== 2)) return { value: { source: undefined }, length };
+  const size = family === 1 ? 4 : 16;
+  if (length < 16 + size * 2 + 4) throw malformed("addresses are cut");
+  const raw = view.subarray(16, 16 + size);
+  const address = size === 4 ? raw.join(".") : v6Text(raw);
+  return { value: { source: { address, port: view.readUInt16BE(16 + size * 2) } }, length };
+}
+
+function v6Text(raw: Buffer): string {
+  const groups: string[] = [];
+  for (let i = 0; i < 16; i += 2) groups.push(raw.readUInt16BE(i).toString(16));
+  return parseIp(groups.join(":"))!.toString();
+}
