@@ -1,0 +1,53 @@
+import { afterAll } from "bun:test";
+
+/** Debian packages of the programs that tests use, by program. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  curl: "curl",
+  git: "git",
+  wget: "wget",
+  ssh: "openssh-client",
+  sshd: "openssh-server",
+  squid: "squid-openssl",
+  tinyproxy: "tinyproxy",
+  socat: "socat",
+  ncat: "ncat",
+  proxytunnel: "proxytunnel",
+  corkscrew: "corkscrew",
+  "connect-proxy": "connect-proxy",
+  htpasswd: "apache2-utils",
+  python3: "python3",
+  npm: "npm",
+  chromium: "chromium",
+  haproxy: "haproxy",
+  openssl: "openssl",
+};
+
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin:/usr/local/sbin`;
+const skipped = new Map<string, string>();
+let aptUpdated = false;
+
+/** The program's path; installed if need be. Undefined where that is impossible: the skip is told loudly. */
+export function program(name: string): string | undefined {
+  const found = Bun.which(name, { PATH });
+  if (found !== null) return found;
+  install(PACKAGES[name] ?? name);
+  const installed = Bun.which(name, { PATH });
+  if (installed === null) skipped.set(name, `${name} is not here and could not be installed`);
+  return installed ?? undefined;
+}
+
+function install(packageName: string): void {
+  if (process.platform !== "linux" || process.getuid?.() !== 0 || Bun.which("apt-get") === null) return;
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  const apt = (...args: string[]) =>
+    Bun.spawnSync(["apt-get", "-qq", "-y", "--no-install-recommends", ...args], { env });
+  if (!aptUpdated) apt("update");
+  aptUpdated = true;
+  // Services must not start: tests run their own.
+  apt("-o", "Dpkg::Options::=--force-confold", "install", packageName);
+}
+
+afterAll(() => {
+  for (const reason of skipped.values()) console.error(`\n!!! SKIPPED: ${reason}\n`);
+  skipped.clear();
+});
