@@ -299,16 +299,10 @@ async function pipeStdio(reaching: Reaching, target: Target, values: ConnectValu
 
 function logEnd(io: CommandIo, peer: string, target: Target, way: Way, result: BridgeResult, startedAt: number): void {
   const { up, down, error } = result;
-  const fields = {
-    peer,
-    route: formatWay(way),
-    up,
-    down,
-    ms: Math.round(now() - startedAt),
-    end: error?.code,
-    why: error?.message,
-  };
+  const ms = Math.round(now() - startedAt);
+  const fields = { peer, route: formatWay(way), up, down, ms, end: error?.code, why: error?.message };
   io.log.info(`closed ${formatTarget(target)}`, fields);
+  io.event("closed", { target: formatTarget(target), ...fields });
 }
 
 // --- local listeners -----------------------------------------------------------
@@ -449,6 +443,7 @@ class LocalServer {
       const error = toSeikanError(thrown);
       // A reset says "this did not work" where a FIN would say "there was nothing".
       inbound.abort(error);
+      this.#io.event("failed", { peer: name, target: formatTarget(target), code: error.code, message: error.message });
       this.#io.log.warn(error.message, {
         peer: name,
         target: formatTarget(target),
@@ -482,7 +477,7 @@ class LocalServer {
       isDraining: () => this.#draining,
       live: this.#live,
       log: this.#io.log,
-      access: accessLogger("pretty", false, this.#io),
+      access: accessLogger(values.json && this.#invocation.tail === undefined ? "json" : "pretty", false, this.#io),
     };
   }
 

@@ -14,6 +14,7 @@ import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { connectionCapacity, inheritedListeners } from "../platform/descriptors.ts";
 import { announceReady } from "../platform/ready.ts";
+import { hasControllingTerminal } from "../platform/signals.ts";
 import type { Client, RouteContext } from "../routes/context.ts";
 import { readProxyHeader, serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
@@ -130,8 +131,7 @@ const OPTIONS = {
     group: "Log",
     metavar: "STYLE",
     parse: choice("pretty", "json", "off"),
-    default: "pretty",
-    help: "One line a tunnel or request: pretty on stderr, json on stdout, or off",
+    help: "One line a tunnel or request: pretty on stderr, json on stdout, or off [default: pretty; json with --json]",
   }),
   "log-query": flag({ group: "Log", help: "Keep query strings in the access log" }),
 } as const satisfies OptionSpecs;
@@ -176,8 +176,9 @@ async function run(invocation: ServeInvocation, io: CommandIo): Promise<number> 
   await server.start(scope);
   const lifetime = new Lifetime({
     timeoutMs: invocation.values.timeout,
-    reload: () => server.reload(),
     status: () => server.printStatus(),
+    // In a terminal that is closed SIGHUP means the end.
+    ...(hasControllingTerminal() ? {} : { reload: () => server.reload() }),
   });
   scope.own(() => lifetime.release());
   const early = await Promise.race([lifetime.stopping, lifetime.ended]);
@@ -197,7 +198,6 @@ class Server {
   readonly #perAddress = new Map<string, number>();
   readonly #maxConnections: number;
   #own: TcpTarget[] = [];
-  #connections = 0;
   #draining = false;
   #warnedFull = false;
   #userStamp = "";
@@ -249,7 +249,7 @@ class Server {
 
   printStatus(): void {
     this.#io.log.info("status", {
-      connections: this.#connections,
+      connections: this.#live.size,
       listeners: this.#listeners.flatMap(({ addresses }) => addresses).join(" "),
     });
   }
@@ -291,7 +291,7 @@ class Server {
     const { address } = client;
     const isCounted = address !== "" && !isLoopbackHost(address);
     const same = isCounted ? (this.#perAddress.get(address) ?? 0) : 0;
-    const isFull = this.#connections >= this.#maxConnections;
+    const isFull = this.#live.size >= this.#maxConnections;
     if (isFull || same >= this.#values["max-connections-per-address"]) {
       this.#warnFull(
         isFull ? `${this.#maxConnections} connections, the most allowed` : `${same} connections from ${address}`,
@@ -299,11 +299,9 @@ class Server {
       stream.abort(new SeikanError("limit-reached", "too many connections"));
       return false;
     }
-    this.#connections++;
-    if (isCounted) this.#perAddress.set(address, same + 1);
-    onceGone(stream, () => {
-      this.#connections--;
-      if (!isCounted) return;
+    if (!isCounted) return true;
+    this.#perAddress.set(address, same + 1);
+    void stream.closed.then(() => {
       const left = (this.#perAddress.get(address) ?? 1) - 1;
       if (left > 0) this.#perAddress.set(address, left);
       else this.#perAddress.delete(address);
@@ -345,7 +343,7 @@ class Server {
       isDraining: () => this.#draining,
       live: this.#live,
       log: this.#io.log,
-      access: accessLogger(values["access-log"], values["log-query"], this.#io),
+      access: accessLogger(values["access-log"] ?? (values.json ? "json" : "pretty"), values["log-query"], this.#io),
     };
   }
 
@@ -410,11 +408,6 @@ class Server {
 function tryUrl(url: string, users: Users | undefined): string {
   const reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:");
   return users === undefined ? reachable : reachable.replace("://", "://USER:PASS@");
-}
-
-/** Runs `action` when the stream's transport is over, without a promise per stream. */
-function onceGone(stream: ByteStream, action: () => void): void {
-  void stream.closed.then(action);
 }
 
 function listenSpecs(texts: readonly string[], env: CommandIo["env"]): ListenSpec[] {

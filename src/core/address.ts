@@ -37,10 +37,18 @@ export function formatHostPort(host: string, port: number): string {
  * addresses come back as the IPv4 address they mean.
  */
 export function parseIp(text: string): IpAddress | undefined {
-  if (!/^[0-9a-fx.:]+$/i.test(text) || text.includes("%")) return undefined;
-  if (!ipaddr.isValid(text)) return undefined;
-  return ipaddr.process(text);
+  const known = parsedIps.get(text);
+  if (known !== undefined) return known;
+  if (!/^[0-9a-fx.:]+$/i.test(text) || !ipaddr.isValid(text)) return undefined;
+  const address = ipaddr.process(text);
+  if (parsedIps.size >= PARSED_IPS) parsedIps.clear();
+  parsedIps.set(text, address);
+  return address;
 }
+
+/** A connection asks for the same few addresses again and again, and parsing one costs microseconds. */
+const parsedIps = new Map<string, IpAddress>();
+const PARSED_IPS = 1000;
 
 /** Lower case, one trailing dot less, IP literals in canonical form; undefined when it is no host. */
 export function canonicalHost(text: string): string | undefined {

@@ -57,7 +57,7 @@ export interface ByteStream {
   readonly isClosed: boolean;
   /** Replaces the sink; held bytes are delivered at once, or when the running `onData` returns. */
   attach(sink: Sink): void;
-  /** Stops delivery until the next `attach`; what arrives meanwhile is held. */
+  /** Stops delivery until the next `attach`; the source stops with the first chunk that is held meanwhile. */
   detach(): void;
   /** Puts bytes back in front of everything not yet delivered. */
   unread(bytes: Uint8Array): void;
@@ -124,7 +124,6 @@ export class Stream implements ByteStream, StreamFeed {
 
   detach(): void {
     this.#sink = undefined;
-    this.#setReading(false);
   }
 
   unread(bytes: Uint8Array): void {

@@ -1,3 +1,5 @@
+import { closeSync, openSync } from "node:fs";
+
 /** How a run may be ended from outside. */
 export interface SignalHandlers {
   /** The first SIGINT or SIGTERM. */
@@ -37,4 +39,15 @@ const NUMBERS: Partial<Record<NodeJS.Signals, number>> = { SIGHUP: 1, SIGINT: 2,
 /** 128+n, as shells report a death by signal. */
 export function exitCodeOf(signal: NodeJS.Signals): number {
   return 128 + (NUMBERS[signal] ?? 15);
+}
+
+/** True when closing a terminal would send us SIGHUP. */
+export function hasControllingTerminal(): boolean {
+  if (process.platform === "win32") return false;
+  try {
+    closeSync(openSync("/dev/tty", "r"));
+    return true;
+  } catch {
+    return false;
+  }
 }

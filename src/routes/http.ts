@@ -62,8 +62,10 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead> {
     } catch (thrown) {
       return this.#fail(toSeikanError(thrown));
     }
-    this.stream.unread(rest);
-    if (!this.#isReading()) this.stream.pause();
+    if (rest.length > 0) {
+      this.stream.pause();
+      this.stream.unread(rest);
+    }
     const head = this.#received;
     this.#received = undefined;
     if (head !== undefined) this.#serve(head);
