@@ -6,6 +6,8 @@ import { join } from "node:path";
 
 const ROOT = join(import.meta.dir, "..");
 const EXECUTABLE = join(ROOT, "dist", process.platform === "win32" ? "seikan.exe" : "seikan");
+// A test may wait for what must happen; `within` says what did not.
+const TIMEOUT = ["--timeout", "60000"];
 const asked = process.argv.slice(2);
 
 interface Step {
@@ -19,10 +21,10 @@ const steps: readonly Step[] = [
   { name: "lint", command: ["node_modules/.bin/oxlint", "--deny-warnings"] },
   { name: "format", command: [process.execPath, "fmt", "--check", "--no-script"] },
   { name: "build", command: [process.execPath, "build.ts", "--quiet"] },
-  { name: "tests of the source", command: [process.execPath, "test", ...asked] },
+  { name: "tests of the source", command: [process.execPath, "test", ...TIMEOUT, ...asked] },
   {
     name: "tests of the compiled executable",
-    command: [process.execPath, "test", ...(asked.length > 0 ? asked : ["test/e2e"])],
+    command: [process.execPath, "test", ...TIMEOUT, ...(asked.length > 0 ? asked : ["test/e2e"])],
     env: { SEIKAN_EXECUTABLE: EXECUTABLE },
   },
 ];

@@ -34,7 +34,7 @@ export function parseWords(words: readonly string[], specs: OptionSpecs): Parsed
   for (const token of tokens) {
     if (token.kind === "positional") positionals.push({ text: token.value, index: token.index });
     if (token.kind !== "option") continue;
-    const spec = specs[token.name];
+    const spec = Object.hasOwn(specs, token.name) ? specs[token.name] : undefined;
     if (spec === undefined) throw unknownOption(token.rawName, specs);
     given.set(token.name, [...(given.get(token.name) ?? []), givenValue(spec, token)]);
   }

@@ -57,11 +57,12 @@ export function canonicalHost(text: string): string | undefined {
   const bracketed = host.startsWith("[");
   if (bracketed) host = host.slice(1, -1);
   if (bracketed !== host.includes(":")) return undefined;
+  if (!bracketed && host.endsWith(".")) host = host.slice(0, -1);
   const ip = parseIp(host);
   if (ip !== undefined) return ip.toString();
-  if (bracketed) return undefined;
+  // oxlint-disable-next-line no-control-regex
+  if (bracketed || /[\x00-\x20\x7f/?#@%\\:]/.test(host)) return undefined;
   host = host.toLowerCase();
-  if (host.endsWith(".")) host = host.slice(0, -1);
   if (!isAscii(host)) host = punycode(host);
   // All digits and dots, yet no address: resolvers disagree about it, so nobody gets it.
   if (/^[\d.]+$/.test(host) || host.length > 253) return undefined;

@@ -27,7 +27,7 @@ type HostPattern =
   | { readonly kind: "network"; readonly network: Network };
 
 export function parsePattern(text: string): Pattern {
-  const match = /^(\[[^\]]+\](?:\/\d+)?|[0-9a-f:]*:[0-9a-f:.]+(?:\/\d+)?|[^:]*)(?::(\d+))?$/i.exec(text);
+  const match = /^(\[[^\]]+\](?:\/\d+)?|[0-9a-f]*:[0-9a-f]*:[0-9a-f:.]*(?:\/\d+)?|[^:]*)(?::(\d+))?$/i.exec(text);
   const port = match?.[2] === undefined ? undefined : parsePort(match[2]);
   const host = match === null ? undefined : parseHostPattern(match[1]!);
   if (

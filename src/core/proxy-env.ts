@@ -50,7 +50,7 @@ export function isExempt(target: TcpTarget, list: string): boolean {
 }
 
 function matchesName(host: string, entry: string): boolean {
-  if (entry.startsWith("*.")) return host.endsWith(entry.slice(1).replace(/\.$/, ""));
+  if (entry.startsWith("*.")) return entry.length > 2 && host.endsWith(entry.slice(1).replace(/\.$/, ""));
   const name = entry.replace(/^\./, "").replace(/\.$/, "");
   return name !== "" && (host === name || host.endsWith(`.${name}`));
 }

@@ -55,7 +55,7 @@ export interface ByteStream {
   /** Settles once when both directions are over; never rejects. */
   readonly closed: Promise<CloseReason>;
   readonly isClosed: boolean;
-  /** Replaces the sink; held bytes are delivered at once, or when the running `onData` returns. */
+  /** Replaces the sink, which hears of a close that has already been; held bytes are delivered at once, or when the running `onData` returns. */
   attach(sink: Sink): void;
   /** Stops delivery until the next `attach`; the source stops with the first chunk that is held meanwhile. */
   detach(): void;
@@ -86,6 +86,7 @@ const GONE = 64; // the transport is gone
 const CLOSED = 128; // and the sink knows
 const DELIVERING = 256;
 const NEEDS_DRAIN = 512; // write() said false
+const DRAINING = 1024;
 
 export class Stream implements ByteStream, StreamFeed {
   readonly label: string;
@@ -118,6 +119,7 @@ export class Stream implements ByteStream, StreamFeed {
   }
 
   attach(sink: Sink): void {
+    if (this.#flags & CLOSED) return sink.onClose(this.#reason());
     this.#sink = sink;
     this.#flow();
   }
@@ -199,22 +201,33 @@ export class Stream implements ByteStream, StreamFeed {
   }
 
   drained(): void {
-    while (this.#outgoing !== undefined) {
-      const chunk = this.#outgoing[0]!;
-      const taken = this.driver.write(chunk);
-      if (taken < chunk.length) {
-        if (taken > 0 && this.#outgoing !== undefined) this.#outgoing[0] = chunk.subarray(taken);
-        return;
-      }
-      this.#outgoing.shift();
-      if (this.#outgoing.length === 0) this.#outgoing = undefined;
-    }
-    if (this.#flags & GONE) return;
+    // A driver may call this from inside its own write.
+    if (this.#flags & DRAINING) return;
+    this.#flags |= DRAINING;
+    const isEmpty = this.#sendHeld();
+    this.#flags &= ~DRAINING;
+    if (!isEmpty || this.#flags & GONE) return;
     if (this.#flags & ENDING) this.#finish();
     else if (this.#flags & NEEDS_DRAIN) {
       this.#flags &= ~NEEDS_DRAIN;
       this.#sink?.onDrain();
     }
+  }
+
+  /** Writes what waits; true when nothing waits any more. */
+  #sendHeld(): boolean {
+    while (this.#outgoing !== undefined) {
+      const chunk = this.#outgoing[0]!;
+      const taken = this.driver.write(chunk);
+      if (this.#outgoing === undefined) return true;
+      if (taken < chunk.length) {
+        if (taken > 0) this.#outgoing[0] = chunk.subarray(taken);
+        return false;
+      }
+      this.#outgoing.shift();
+      if (this.#outgoing.length === 0) this.#outgoing = undefined;
+    }
+    return true;
   }
 
   lost(error?: SeikanError): void {

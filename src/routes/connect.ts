@@ -17,15 +17,19 @@ export interface TunnelRequest {
   /** Tells the client that the target is reached; returns the status it was told. */
   accept(inbound: ByteStream): number;
   /** Tells the client what went wrong and ends its stream; returns the status it was told. */
-  refuse(inbound: ByteStream, error: SeikanError): number;
+  refuse(inbound: ByteStream, error: SeikanError, proxyName: string): number;
 }
 
 /**
- * Dials the target and joins it with `inbound`, which it owns. Resolves when
- * the tunnel is over. The client is told of success only once the target
+ * Dials the target and joins it with `inbound`, which it owns. The client is told of success only once the target
  * answers; what it sent before is held and delivered first (RFC 9110 section 9.3.6).
  */
-export async function openTunnel(context: RouteContext, inbound: ByteStream, request: TunnelRequest): Promise<void> {
+export function openTunnel(context: RouteContext, inbound: ByteStream, request: TunnelRequest): void {
+  context.live.add(inbound);
+  void runTunnel(context, inbound, request).finally(() => context.live.delete(inbound));
+}
+
+async function runTunnel(context: RouteContext, inbound: ByteStream, request: TunnelRequest): Promise<void> {
   const startedAt = now();
   const { method, client, user } = request;
   const target = formatTarget(request.target);
@@ -36,7 +40,7 @@ export async function openTunnel(context: RouteContext, inbound: ByteStream, req
     outbound = await dialTarget(context, request.target, way, request.exposed);
   } catch (thrown) {
     const error = toSeikanError(thrown);
-    const status = request.refuse(inbound, error);
+    const status = request.refuse(inbound, error, context.proxyName);
     context.access({ kind: "tunnel", method, client, user, target, way, status, startedAt, up: 0, down: 0, error });
     return;
   }

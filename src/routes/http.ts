@@ -133,20 +133,18 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead> {
       if (target === undefined) throw badTarget(head.target);
       const pending = this.#authorize(head, exposed);
       const user = pending === undefined ? undefined : await pending;
-      this.#leave();
-      await openTunnel(this.context, this.stream, {
+      if (this.#state === "gone") return;
+      openTunnel(this.context, this.leave(), {
         method: "CONNECT",
         target,
         client: this.client,
         exposed,
         user,
         accept: acceptConnect,
-        refuse: (stream, error) => refuseConnect(stream, error, this.context.proxyName),
+        refuse: refuseConnect,
       });
     } catch (thrown) {
       this.#fail(toSeikanError(thrown), head);
-    } finally {
-      this.context.live.delete(this);
     }
   }
 

@@ -27,7 +27,7 @@ export async function serveSocks(
       answerSocks(inbound, version, "command-unsupported");
       throw new SeikanError("request-unsupported", `SOCKS ${request.command} is not supported`);
     }
-    await openTunnel(context, inbound, {
+    openTunnel(context, inbound, {
       method: `SOCKS${version}`,
       target: request.target,
       client,

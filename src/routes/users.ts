@@ -33,16 +33,11 @@ export class Users {
   readonly #secret = crypto.getRandomValues(new Uint8Array(32));
   readonly #verified = new Map<string, number>();
   readonly #failures = new Map<string, { count: number; at: number }>();
-  #decoy: string | undefined;
   #hashing = 0;
   readonly #waiting: (() => void)[] = [];
 
   constructor(plain: readonly string[], htpasswd = "") {
     this.#verifiers = this.#read(plain, htpasswd);
-  }
-
-  get isEmpty(): boolean {
-    return this.#verifiers.size === 0;
   }
 
   /** Takes the users anew; on an error the old ones stay. */
@@ -56,8 +51,10 @@ export class Users {
     const key = this.#digest(`${credentials.user}\0${credentials.password}`).toString();
     const until = this.#verified.get(key);
     if (until !== undefined && until > now()) return true;
+    const asked = this.#verifiers;
     const accepted = await this.#check(credentials);
-    if (accepted) {
+    // Users that were replaced meanwhile vouch for nobody.
+    if (accepted && asked === this.#verifiers) {
       if (this.#verified.size >= CACHE_ENTRIES) this.#verified.clear();
       this.#verified.set(key, now() + CACHE_MS);
       this.#failures.delete(address);
@@ -70,7 +67,7 @@ export class Users {
   async #check(credentials: Credentials): Promise<boolean> {
     const verifier = this.#verifiers.get(credentials.user);
     if (verifier?.kind === "plain") return timingSafeEqual(this.#digest(credentials.password), verifier.digest);
-    const hash = verifier?.hash ?? this.#decoy;
+    const hash = verifier?.hash ?? this.#decoy();
     if (hash === undefined) {
       timingSafeEqual(this.#digest(credentials.password), this.#digest(""));
       return false;
@@ -94,6 +91,12 @@ export class Users {
     }
   }
 
+  /** Hashed for unknown users, so that they take as long as known ones. */
+  #decoy(): string | undefined {
+    for (const verifier of this.#verifiers.values()) if (verifier.kind === "hash") return verifier.hash;
+    return undefined;
+  }
+
   #punish(address: string): number {
     const time = now();
     const known = this.#failures.get(address);
@@ -109,7 +112,6 @@ export class Users {
 
   #read(plain: readonly string[], htpasswd: string): Map<string, Verifier> {
     const verifiers = new Map<string, Verifier>();
-    this.#decoy = undefined;
     for (const [number, line] of htpasswd.split(/\r?\n/).entries()) {
       if (line.trim() === "" || line.startsWith("#")) continue;
       const { user, password: hash } = splitUser(line, `line ${number + 1} of the user file`);
@@ -120,7 +122,6 @@ export class Users {
         );
       }
       verifiers.set(user, { kind: "hash", hash });
-      this.#decoy ??= hash;
     }
     for (const entry of plain) {
       const { user, password } = splitUser(entry, "a user");

@@ -101,7 +101,7 @@ function badHop(text: string, why: string): SeikanError {
 
 /** A URL without its userinfo. */
 export function redactUrl(text: string): string {
-  return text.replace(/:\/\/[^/?#]*@/s, "://***@");
+  return text.replace(/^([a-z][a-z0-9+.-]*:\/\/)?.*@/is, "$1***@");
 }
 
 /** For people and logs: never with credentials. */

@@ -34,6 +34,7 @@ export function httpConnectDialer(hop: HttpHop, reach: Dialer): Dialer {
     const authority = authorityOf(target);
     const attempt = hop.credentials.attempt("CONNECT", authority);
     let stream: ByteStream | undefined;
+    let reused = false;
     for (let tries = 0; tries < CONNECT_TRIES; tries++) {
       stream ??= await reach(hop.proxy, { deadline: options.deadline });
       try {
@@ -41,12 +42,17 @@ export function httpConnectDialer(hop: HttpHop, reach: Dialer): Dialer {
         if (isSuccess(answer.head.status)) return stream;
         if (answer.head.status !== 407) throw refused(hop, authority, answer);
         await attempt.challenged(fieldValues(answer.head.fields, "proxy-authenticate"), hop.name);
-        if (answer.reusable) continue;
+        reused = answer.reusable;
+        if (reused) continue;
         stream.abort(new SeikanError("hop-auth", "authenticating on a new connection"));
         stream = undefined;
-      } catch (error) {
-        stream?.abort(toSeikanError(error));
-        throw error;
+      } catch (thrown) {
+        const error = toSeikanError(thrown);
+        stream?.abort(error);
+        // It promised to keep the connection and closed it all the same.
+        if (!reused || error.code !== "hop-closed") throw error;
+        stream = undefined;
+        reused = false;
       }
     }
     throw new SeikanError("hop-auth", `${hop.name} keeps asking for credentials`);

@@ -1,4 +1,5 @@
-import { lstatSync, unlinkSync } from "node:fs";
+import { lstatSync, readFileSync, unlinkSync } from "node:fs";
+import { basename } from "node:path";
 import { deadlineIn } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
 import { tcpDialer } from "./tcp.ts";
@@ -12,7 +13,16 @@ export async function removeIfStale(path: string): Promise<void> {
   try {
     const probe = await tcpDialer()({ kind: "unix", path }, { deadline: deadlineIn(PROBE_MS) });
     probe.abort(new SeikanError("cancelled", "only a probe"));
-  } catch {
-    unlinkSync(path);
+  } catch (error) {
+    if (error instanceof SeikanError && error.code === "connect-refused" && !isListedByKernel(path)) unlinkSync(path);
   }
+}
+
+/** Bun reports a full accept queue as a refusal, too; Linux lists every bound socket. */
+function isListedByKernel(path: string): boolean {
+  if (process.platform !== "linux") return false;
+  const ending = `/${basename(path)}`;
+  return readFileSync("/proc/net/unix", "utf8")
+    .split("\n")
+    .some((line) => line.endsWith(` ${path}`) || line.endsWith(ending));
 }

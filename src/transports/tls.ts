@@ -1,4 +1,5 @@
 import type { SocketHandler } from "bun";
+import { parseIp } from "../core/address.ts";
 import { bridge } from "../core/bridge.ts";
 import { before, type Deadline } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
@@ -184,7 +185,8 @@ function clientSettings(options: TlsClientOptions): TlsSettings {
   return {
     isServer: false,
     tls: {
-      serverName: options.serverName,
+      // An address is no server name (RFC 6066 section 3).
+      serverName: parseIp(options.serverName) === undefined ? options.serverName : "",
       // The verdict comes with the handshake; pins and insecure need it to go on.
       rejectUnauthorized: false,
       ...(ca === undefined ? {} : { ca }),
@@ -206,6 +208,7 @@ function isAuthorized(result: HandshakeResult): boolean {
 
 function checkServer(result: HandshakeResult, options: TlsClientOptions): void {
   if (!options.insecure && !isAuthorized(result)) throw certificateError(result.error, options);
+  if (!options.insecure && !isForAddress(result, options.serverName)) throw certificateError(WRONG_NAME, options);
   if (options.pins === undefined || options.pins.length === 0) return;
   const pin = publicKeyPin(result.rawCertificate());
   if (pin === undefined || !options.pins.includes(pin)) {
@@ -216,10 +219,24 @@ function checkServer(result: HandshakeResult, options: TlsClientOptions): void {
   }
 }
 
+const WRONG_NAME = Object.assign(new Error("wrong address"), { code: "ERR_TLS_CERT_ALTNAME_INVALID" });
+
+/** Names are checked by the handshake; an address, which is not sent, is checked here. */
+function isForAddress(result: HandshakeResult, serverName: string): boolean {
+  const address = parseIp(serverName);
+  if (address === undefined) return true;
+  const raw = result.rawCertificate();
+  return raw !== undefined && certificateOf(raw).checkIP(address.toString()) !== undefined;
+}
+
+function certificateOf(raw: Uint8Array) {
+  const { X509Certificate } = require("node:crypto") as typeof import("node:crypto");
+  return new X509Certificate(raw);
+}
+
 function publicKeyPin(raw: Uint8Array | undefined): string | undefined {
   if (raw === undefined) return undefined;
-  const { X509Certificate } = require("node:crypto") as typeof import("node:crypto");
-  const key = new X509Certificate(raw).publicKey.export({ type: "spki", format: "der" });
+  const key = certificateOf(raw).publicKey.export({ type: "spki", format: "der" });
   return new Bun.CryptoHasher("sha256").update(key).digest("base64");
 }
 

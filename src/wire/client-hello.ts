@@ -7,6 +7,7 @@ export function serverNameOf(bytes: Uint8Array): string | undefined {
   if (bytes[0] !== 22) return "";
   const length = 5 + word(bytes, 3);
   if (bytes.length < length) return undefined;
+  if (bytes[5] !== 1) return "";
   // Record header 5, handshake header 4, version 2, random 32.
   let at = 5 + 4 + 2 + 32;
   at += 1 + (bytes[at] ?? 0);

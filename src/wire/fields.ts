@@ -1,3 +1,5 @@
+import { SeikanError } from "../core/errors.ts";
+
 /**
  * HTTP fields as they came over the wire: name, value, name, value, … in order
  * and case. Text is latin1, one character a byte.
@@ -88,7 +90,11 @@ export function safeTrailers(trailers: Fields, head: Fields): string[] {
 /** A start line and fields as bytes, with the empty line. */
 export function formatHead(startLine: string, fields: Fields): Buffer {
   let head = `${startLine}\r\n`;
-  for (let i = 0; i + 1 < fields.length; i += 2) head += `${fields[i]}: ${fields[i + 1]}\r\n`;
+  for (let i = 0; i + 1 < fields.length; i += 2) {
+    if (!isFieldValue(fields[i + 1]!))
+      throw new SeikanError("bad-request", `the field ${fields[i]} has a value that no field can have`);
+    head += `${fields[i]}: ${fields[i + 1]}\r\n`;
+  }
   return Buffer.from(`${head}\r\n`, "latin1");
 }
 

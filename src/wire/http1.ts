@@ -1,6 +1,6 @@
 import { HTTPParser, methods } from "node:_http_common";
 import { SeikanError, type ErrorCode } from "../core/errors.ts";
-import { fieldTokens, fieldValue, fieldValues, type Fields } from "./fields.ts";
+import { fieldValue, fieldValues, type Fields } from "./fields.ts";
 
 /**
  * HTTP/1 messages through llhttp, as Bun ships it. The only file that knows it.
@@ -69,6 +69,7 @@ abstract class MessageReader<Head extends { framing: Framing }> {
   #fresh = true;
   #headBytes = 0;
   #lineSeen = false;
+  #startLine = "";
   #remaining: Framing = 0;
   #overhead = 0;
   #paused = false;
@@ -96,10 +97,11 @@ abstract class MessageReader<Head extends { framing: Framing }> {
    */
   feed(bytes: Uint8Array): number {
     this.#paused = false;
+    const view = bytes instanceof Buffer ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
     let offset = 0;
-    while (offset < bytes.length) {
-      const end = this.#sliceEnd(bytes, offset);
-      const complete = this.#slice(bytes, offset, end);
+    while (offset < view.length) {
+      const end = this.#sliceEnd(view, offset);
+      const complete = this.#slice(view, offset, end);
       offset = complete.upgradedAt === undefined ? end : offset + complete.upgradedAt;
       if (complete.done || this.#paused) break;
     }
@@ -120,26 +122,38 @@ abstract class MessageReader<Head extends { framing: Framing }> {
   }
 
   protected abstract toHead(parsed: ParsedHead): Head;
+  /** What a start line looks like, up to its CR. */
+  protected abstract readonly startLine: RegExp;
+  /** What llhttp shall tolerate in the next message. */
+  protected lenience(): number {
+    return HTTPParser.kLenientNone;
+  }
   /** What llhttp shall do with the body: 0 as framed, 1 there is none, 2 there is none and HTTP ends. */
   abstract bodyMode(parsed: ParsedHead): 0 | 1 | 2;
   protected abstract malformed(message: string, code?: ErrorCode): SeikanError;
   protected abstract incomplete(): SeikanError;
 
+  protected length(text: string): number {
+    const length = Number(text);
+    if (!Number.isSafeInteger(length)) throw this.malformed("Content-Length is too large");
+    return length;
+  }
+
   /** A message can only end at an empty line or with the last byte of its length. */
-  #sliceEnd(bytes: Uint8Array, offset: number): number {
+  #sliceEnd(bytes: Buffer, offset: number): number {
     if (this.#state === "body") {
       if (typeof this.#remaining === "number") return Math.min(bytes.length, offset + this.#remaining);
       if (this.#remaining === "until-close") return bytes.length;
     }
     // An empty line that began in the chunk before is found byte by byte.
     if (!this.#fresh && offset < 3) return offset + 1;
-    const found = (bytes as Buffer).indexOf(CRLFCRLF, offset);
+    const found = bytes.indexOf(CRLFCRLF, Math.max(0, offset - 3));
     return found < 0 ? bytes.length : found + 4;
   }
 
-  #slice(bytes: Uint8Array, from: number, to: number): { done: boolean; upgradedAt: number | undefined } {
+  #slice(bytes: Buffer, from: number, to: number): { done: boolean; upgradedAt: number | undefined } {
     const input = from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to);
-    const parser = (this.#parser ??= takeParser(this.#kind));
+    const parser = (this.#parser ??= takeParser(this.#kind, this.lenience()));
     parser.mode = this;
     this.#fresh = false;
     if (this.#state === "head") this.#countHead(input);
@@ -152,14 +166,28 @@ abstract class MessageReader<Head extends { framing: Framing }> {
     return { done: true, upgradedAt: taken < input.length ? taken : undefined };
   }
 
-  #countHead(input: Uint8Array): void {
+  #countHead(input: Buffer): void {
+    const { bytes } = this.#limits;
     this.#headBytes += input.length;
-    this.#lineSeen ||= input.includes(10);
-    if (this.#headBytes <= this.#limits.bytes) return;
-    if (!this.#lineSeen && this.#kind === REQUEST) {
-      throw this.malformed(`request line longer than ${this.#limits.bytes} bytes`, "uri-too-long");
+    this.#collectStartLine(input);
+    if (this.#kind === REQUEST && this.#startLine.length > bytes) {
+      throw this.malformed(`request line longer than ${bytes} bytes`, "uri-too-long");
     }
-    throw this.malformed(`head larger than ${this.#limits.bytes} bytes`, "head-too-large");
+    if (this.#headBytes > bytes) throw this.malformed(`head larger than ${bytes} bytes`, "head-too-large");
+  }
+
+  /** llhttp takes start lines of other protocols and odd spaces, so the line is kept to be looked at. */
+  #collectStartLine(input: Buffer): void {
+    let from = 0;
+    while (!this.#lineSeen && from < input.length) {
+      const end = input.indexOf(10, from);
+      this.#startLine += input.toString("latin1", from, end < 0 ? input.length : end);
+      if (end < 0) return;
+      from = end + 1;
+      // Empty lines in front of a request are ignored (RFC 9112 section 2.2).
+      if (this.#startLine === "\r") this.#startLine = "";
+      else this.#lineSeen = true;
+    }
   }
 
   #dispatchHead(parser: Parser): void {
@@ -169,6 +197,7 @@ abstract class MessageReader<Head extends { framing: Framing }> {
     if (parsed.fields.length / 2 > this.#limits.fields) {
       throw this.malformed(`more than ${this.#limits.fields} header fields`, "head-too-large");
     }
+    if (!this.startLine.test(this.#startLine)) throw this.malformed("the start line is not HTTP's");
     const head = this.toHead(parsed);
     this.#state = "body";
     this.#remaining = head.framing;
@@ -194,6 +223,7 @@ abstract class MessageReader<Head extends { framing: Framing }> {
     this.#headBytes = 0;
     this.#overhead = 0;
     this.#lineSeen = false;
+    this.#startLine = "";
     this.release();
     this.#handler.onComplete(trailers);
   }
@@ -209,8 +239,11 @@ export class RequestReader extends MessageReader<RequestHead> {
     super(REQUEST, handler, limits);
   }
 
+  protected readonly startLine = /^[A-Z-]+ [^\s]+ HTTP\/\d\.\d\r$/;
+
   protected toHead(parsed: ParsedHead): RequestHead {
     const { method, target, fields, keepAlive } = parsed;
+    if (method === "") throw this.malformed("no method of HTTP");
     const minor = this.#checkVersion(parsed);
     const framing = this.#framing(method, minor, fields);
     return { method, target, minor, fields, keepAlive, framing };
@@ -233,7 +266,7 @@ export class RequestReader extends MessageReader<RequestHead> {
         throw this.malformed("a CONNECT request has no body");
       return 0;
     }
-    if (coding.length === 0) return length === undefined ? 0 : Number(length);
+    if (coding.length === 0) return length === undefined ? 0 : this.length(length);
     if (minor === 0) throw this.malformed("Transfer-Encoding in HTTP/1.0");
     if (coding.length > 1 || coding[0]!.toLowerCase() !== "chunked") {
       throw this.malformed("the only Transfer-Encoding is chunked", "request-unsupported");
@@ -263,6 +296,13 @@ export class ResponseReader extends MessageReader<ResponseHead> {
     this.context = context;
   }
 
+  protected readonly startLine = /^HTTP\/\d\.\d \d{3}(?: [\t\x20-\x7e\x80-\xff]*)?\r$/;
+
+  /** The framing of a 2xx to CONNECT says nothing (RFC 9110 section 9.3.6), however wrong it is. */
+  protected override lenience(): number {
+    return this.context === "to-connect" ? HTTPParser.kLenientChunkedLength : HTTPParser.kLenientNone;
+  }
+
   protected toHead(parsed: ParsedHead): ResponseHead {
     const { status, reason, fields, keepAlive } = parsed;
     if (parsed.major !== 1 || parsed.minor > 1) throw this.malformed(`answer in HTTP/${parsed.major}.${parsed.minor}`);
@@ -279,14 +319,16 @@ export class ResponseReader extends MessageReader<ResponseHead> {
   #framing(status: number, minor: 0 | 1, fields: Fields): Framing {
     if (this.context === "to-connect" && isSuccess(status)) return 0;
     if (this.context === "to-head" || status < 200 || status === 204 || status === 304) return 0;
-    const codings = fieldTokens(fields, "transfer-encoding");
+    const codings = fieldValues(fields, "transfer-encoding");
+    const length = fieldValue(fields, "content-length");
     if (codings.length > 0) {
       if (minor === 0) throw this.malformed("Transfer-Encoding in HTTP/1.0");
-      if (codings.length > 1 || codings[0] !== "chunked") throw this.malformed("unknown Transfer-Encoding");
+      if (length !== undefined) throw this.malformed("Transfer-Encoding and Content-Length");
+      if (codings.length > 1 || codings[0]!.toLowerCase() !== "chunked")
+        throw this.malformed("unknown Transfer-Encoding");
       return "chunked";
     }
-    const length = fieldValue(fields, "content-length");
-    return length === undefined ? "until-close" : Number(length);
+    return length === undefined ? "until-close" : this.length(length);
   }
 
   protected malformed(message: string): SeikanError {
@@ -309,7 +351,7 @@ interface ParseFailure extends Error {
 }
 
 interface Engine {
-  initialize(kind: number, owner: object): void;
+  initialize(kind: number, owner: object, maxHeaderSize: number, lenience: number): void;
   execute(bytes: Uint8Array): number | ParseFailure;
   owner: Parser;
   [callback: number]: (...args: never[]) => unknown;
@@ -339,18 +381,21 @@ interface Parser {
   /** Fields beyond llhttp's first batch; after the head: trailers. */
   extra: string[];
   complete: boolean;
+  /** llhttp hands the target over with the first batch of fields. */
+  target: string;
 }
 
 const spare: Parser[] = [];
 const SPARE_PARSERS = 64;
 
-function takeParser(kind: number): Parser {
+function takeParser(kind: number, lenience: number): Parser {
   const parser = spare.pop() ?? createParser();
   parser.head = undefined;
   parser.body = [];
   parser.extra = [];
   parser.complete = false;
-  parser.engine.initialize(kind, parser.engine);
+  parser.target = "";
+  parser.engine.initialize(kind, parser.engine, 0, lenience);
   return parser;
 }
 
@@ -360,13 +405,14 @@ function releaseParser(parser: Parser): void {
 
 function createParser(): Parser {
   const engine = new HTTPParser() as unknown as Engine;
-  const parser = {
+  const parser: Parser = {
     engine,
     mode: { bodyMode: () => 0 as const },
     head: undefined,
     body: [],
     extra: [],
     complete: false,
+    target: "",
   };
   engine.owner = parser;
   engine[HTTPParser.kOnHeaders] = onFields;
@@ -376,11 +422,9 @@ function createParser(): Parser {
   return parser;
 }
 
-let batchTarget = "";
-
 function onFields(this: Engine, fields: string[], target: string): void {
   this.owner.extra.push(...fields);
-  if (target !== "") batchTarget = target;
+  if (target !== "") this.owner.target = target;
 }
 
 function onHeadersComplete(
@@ -399,8 +443,8 @@ function onHeadersComplete(
   const head: ParsedHead = {
     major,
     minor,
-    method: method === null ? "" : (methods[method] ?? ""),
-    target: target ?? batchTarget,
+    method: method === null ? "" : methodName(method),
+    target: target ?? parser.target,
     status: status ?? 0,
     reason: reason ?? "",
     // After a first batch llhttp hands over the rest the same way.
@@ -410,6 +454,15 @@ function onHeadersComplete(
   parser.extra = [];
   parser.head = head;
   return parser.mode.bodyMode(head);
+}
+
+/** llhttp's numbers skip RTSP's methods, Bun's list does not hold them. */
+const QUERY = 46;
+
+/** Empty for a method of another protocol (RTSP, ICE), which is refused. */
+function methodName(number: number): string {
+  if (number === QUERY) return "QUERY";
+  return methods[number] !== "SOURCE" && number < methods.length - 1 ? methods[number]! : "";
 }
 
 function onBody(this: Engine, chunk: Uint8Array): void {

@@ -8,5 +8,7 @@ declare module "node:_http_common" {
     static readonly kOnHeadersComplete: number;
     static readonly kOnBody: number;
     static readonly kOnMessageComplete: number;
+    static readonly kLenientNone: number;
+    static readonly kLenientChunkedLength: number;
   }
 }

@@ -48,14 +48,17 @@ export function basic(user: string, password: string): string {
   return `Basic ${Buffer.from(`${user}:${password}`, "utf8").toString("base64")}`;
 }
 
-const DIGEST_HASHES: Readonly<Record<string, "md5" | "sha256">> = { md5: "md5", "sha-256": "sha256" };
+const DIGEST_HASHES: ReadonlyMap<string, "md5" | "sha256"> = new Map([
+  ["md5", "md5"],
+  ["sha-256", "sha256"],
+]);
 
 /** Hash name of a Digest challenge we can answer, or undefined. */
 export function digestHash(challenge: Challenge): "md5" | "sha256" | undefined {
   const qop = challenge.params.get("qop");
   const answerable = qop === undefined || qop.split(",").some((word) => word.trim().toLowerCase() === "auth");
   if (challenge.scheme !== "digest" || !challenge.params.has("nonce") || !answerable) return undefined;
-  return DIGEST_HASHES[(challenge.params.get("algorithm") ?? "MD5").toLowerCase().replace(/-sess$/, "")];
+  return DIGEST_HASHES.get((challenge.params.get("algorithm") ?? "MD5").toLowerCase().replace(/-sess$/, ""));
 }
 
 export interface DigestUse {
@@ -98,6 +101,7 @@ export function digest(challenge: Challenge, use: DigestUse): string {
   return `Digest ${fields.join(", ")}`;
 }
 
+/** A quoted string of UTF-8 bytes, one latin1 character each, as fields are written. */
 function quote(text: string): string {
-  return `"${text.replace(/["\\]/g, "\\$&")}"`;
+  return `"${Buffer.from(text, "utf8").toString("latin1").replace(/["\\]/g, "\\$&")}"`;
 }

@@ -1,3 +1,4 @@
+import ipaddr from "ipaddr.js";
 import { SeikanError } from "../core/errors.ts";
 import { parseIp } from "../core/address.ts";
 import type { Decoded } from "./socks.ts";
@@ -34,12 +35,19 @@ function decodeV1(view: Buffer): Decoded<ProxiedPeer> | undefined {
     if (view.length >= V1_LONGEST) throw malformed("line too long");
     return undefined;
   }
-  const [, family, source, , port] = view.toString("latin1", 0, end).split(" ");
+  const [, family, source, , port, ownPort] = view.toString("latin1", 0, end).split(" ");
   const length = end + 2;
   if (family === "UNKNOWN") return { value: { source: undefined }, length };
-  const address = family === "TCP4" || family === "TCP6" ? parseIp(source ?? "") : undefined;
-  if (address === undefined || !/^\d{1,5}$/.test(port ?? "")) throw malformed("no address");
-  return { value: { source: { address: address.toString(), port: Number(port) } }, length };
+  const isAddress =
+    family === "TCP4"
+      ? ipaddr.IPv4.isValidFourPartDecimal(source ?? "")
+      : family === "TCP6" && ipaddr.IPv6.isValid(source ?? "");
+  if (!isAddress || !isPort(port) || !isPort(ownPort)) throw malformed("no address");
+  return { value: { source: { address: parseIp(source!)!.toString(), port: Number(port) } }, length };
+}
+
+function isPort(text: string | undefined): boolean {
+  return /^\d{1,5}$/.test(text ?? "") && Number(text) <= 65535;
 }
 
 function decodeV2(view: Buffer): Decoded<ProxiedPeer> | undefined {

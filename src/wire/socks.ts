@@ -124,6 +124,7 @@ export const decodeRequest: Decode<SocksRequest> = (bytes) => {
   if (command === undefined) throw malformed(`command ${bytes[1]}`);
   const host = canonicalHost(address.value.host);
   if (host === undefined) throw malformed("the host is no host");
+  if (command === "connect" && address.value.port === 0) throw malformed("port 0");
   return {
     value: { version: 5, command, target: tcpTarget(host, address.value.port), userId: "" },
     length: address.length,
@@ -201,6 +202,7 @@ export const decodeRequest4: Decode<SocksRequest> = (bytes) => {
     : bytes.subarray(4, 8).join(".");
   const host = canonicalHost(text);
   if (host === undefined) throw malformed("the host is no host");
+  if (port === 0) throw malformed("port 0");
   return { value: { version: 4, command, target: tcpTarget(host, port), userId }, length: hostEnd + 1 };
 };
 
@@ -210,6 +212,7 @@ function tooLong(length: number): undefined {
 }
 
 export function encodeRequest4(target: TcpTarget, userId: string): Uint8Array {
+  if (userId.includes("\0")) throw new SeikanError("usage", "a SOCKS 4 user id holds no NUL");
   const ip = parseIp(target.host);
   const v4 = ip?.kind() === "ipv4" ? ip.toByteArray() : undefined;
   const name = v4 === undefined ? [...encoder.encode(target.host), 0] : [];

@@ -1,0 +1,141 @@
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export interface OriginPorts {
+  readonly greet: number;
+  readonly source: number;
+  readonly sink: number;
+}
+
+/** A proxy under measurement, running. */
+export interface Peer {
+  readonly name: string;
+  /** Its port for a target; proxies that speak CONNECT have one for all. */
+  portFor(target: keyof OriginPorts): number;
+  readonly speaksConnect: boolean;
+  /** The processes that do the work; children count. */
+  readonly pid: number;
+  stop(): void;
+}
+
+const PATH = `${process.env.PATH}:/usr/sbin`;
+const which = (name: string) => Bun.which(name, { PATH });
+
+function freePort(): number {
+  const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+  probe.stop(true);
+  return probe.port;
+}
+
+async function started(name: string, command: string[], ports: number[]): Promise<Bun.Subprocess> {
+  const child = Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: "ignore" });
+  // Whatever happens to this run, nothing stays behind.
+  process.on("exit", () => child.kill("SIGKILL"));
+  for (const port of ports) {
+    for (let tries = 0; ; tries++) {
+      const open = await Bun.connect({ hostname: "127.0.0.1", port, socket: { data() {} } }).catch(() => undefined);
+      open?.terminate();
+      if (open !== undefined) break;
+      if (tries > 200) throw new Error(`${name} does not listen on ${port}`);
+      await Bun.sleep(50);
+    }
+  }
+  return child;
+}
+
+async function connectProxy(name: string, command: string[], port: number): Promise<Peer> {
+  const child = await started(name, command, [port]);
+  return { name, portFor: () => port, speaksConnect: true, pid: child.pid, stop: () => child.kill("SIGKILL") };
+}
+
+export function startSeikan(executable: string): Promise<Peer> {
+  const port = freePort();
+  return connectProxy("seikan", [executable, "serve", "-l", `127.0.0.1:${port}`, "--access-log", "off", "-q"], port);
+}
+
+async function startHaproxy(folder: string, origin: OriginPorts): Promise<Peer> {
+  const ports = { greet: freePort(), source: freePort(), sink: freePort() };
+  const config = join(folder, "haproxy.cfg");
+  const sections = (Object.keys(ports) as (keyof OriginPorts)[]).map(
+    (name) => `listen ${name}\n  bind 127.0.0.1:${ports[name]}\n  server s 127.0.0.1:${origin[name]}\n`,
+  );
+  writeFileSync(
+    config,
+    `global\n  maxconn 5000\n  nbthread 1\ndefaults\n  mode tcp\n  option splice-auto\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n${sections.join("")}`,
+  );
+  const child = await started("haproxy", [which("haproxy")!, "-f", config, "-db"], Object.values(ports));
+  return {
+    name: "haproxy",
+    portFor: (target) => ports[target],
+    speaksConnect: false,
+    pid: child.pid,
+    stop: () => child.kill("SIGKILL"),
+  };
+}
+
+async function startSquid(folder: string): Promise<Peer> {
+  const port = freePort();
+  const home = join(folder, "squid");
+  mkdirSync(home, { mode: 0o777 });
+  Bun.spawnSync(["chmod", "-R", "a+rwx", folder]);
+  const config = join(folder, "squid.conf");
+  writeFileSync(
+    config,
+    [
+      `http_port 127.0.0.1:${port}`,
+      "http_access allow all",
+      "cache deny all",
+      "access_log none",
+      `cache_log ${home}/cache.log`,
+      `coredump_dir ${home}`,
+      "pid_filename none",
+      "max_filedescriptors 16384",
+      "shutdown_lifetime 0 seconds",
+      "pinger_enable off",
+      "",
+    ].join("\n"),
+  );
+  return connectProxy("squid", [which("squid")!, "-N", "-f", config], port);
+}
+
+async function startTinyproxy(folder: string): Promise<Peer> {
+  const port = freePort();
+  const config = join(folder, "tinyproxy.conf");
+  writeFileSync(
+    config,
+    `Port ${port}\nListen 127.0.0.1\nTimeout 3600\nMaxClients 8000\nLogLevel Critical\nLogFile "${folder}/tinyproxy.log"\n`,
+  );
+  return connectProxy("tinyproxy", [which("tinyproxy")!, "-d", "-c", config], port);
+}
+
+async function startSocat(origin: OriginPorts): Promise<Peer> {
+  const ports = { greet: freePort(), source: freePort(), sink: freePort() };
+  const names = Object.keys(ports) as (keyof OriginPorts)[];
+  const script = names
+    .map(
+      (name) =>
+        `socat -b 131072 TCP-LISTEN:${ports[name]},bind=127.0.0.1,fork,reuseaddr,backlog=512 TCP:127.0.0.1:${origin[name]} &`,
+    )
+    .join("\n");
+  const child = await started("socat", ["sh", "-c", `${script}\nwait`], Object.values(ports));
+  const stop = () => void Bun.spawnSync(["pkill", "-KILL", "-P", String(child.pid)]);
+  return { name: "socat", portFor: (target) => ports[target], speaksConnect: false, pid: child.pid, stop };
+}
+
+/** Everything that is installed here, running. */
+export async function startPeers(executable: string, origin: OriginPorts): Promise<Peer[]> {
+  const folder = mkdtempSync(join(tmpdir(), "seikan-bench-"));
+  const peers: Peer[] = [await startSeikan(executable)];
+  const others: [string, () => Promise<Peer>][] = [
+    ["haproxy", () => startHaproxy(folder, origin)],
+    ["squid", () => startSquid(folder)],
+    ["tinyproxy", () => startTinyproxy(folder)],
+    ["socat", () => startSocat(origin)],
+  ];
+  for (const [name, start] of others) {
+    if (which(name) === null) console.error(`${name} is not installed: left out`);
+    else peers.push(await start());
+  }
+  return peers;
+}
