@@ -1,6 +1,6 @@
 import { canonicalHost, formatTarget, parsePort, tcpTarget, type TcpTarget } from "../core/address.ts";
 import { bridge } from "../core/bridge.ts";
-import { now, sweep } from "../core/clock.ts";
+import { deadlineIn, now, sweep } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import {
@@ -15,7 +15,8 @@ import {
 } from "../wire/fields.ts";
 import { ResponseReader, type MessageHandler, type RequestHead, type ResponseHead } from "../wire/http1.ts";
 import { errorAnswer, textAnswer } from "./answers.ts";
-import { dialTarget } from "./context.ts";
+import type { CredentialAttempt } from "../transports/proxy-credentials.ts";
+import { checkTarget, dialTarget } from "./context.ts";
 import type { BodyTaker, HttpConnection } from "./http.ts";
 import type { Way } from "./route-table.ts";
 
@@ -58,14 +59,12 @@ export interface UpstreamSlot {
 class KeptUpstream implements Sink {
   readonly stream: ByteStream;
   readonly origin: string;
-  readonly way: Way;
   readonly #slot: UpstreamSlot;
 
-  constructor(slot: UpstreamSlot, stream: ByteStream, origin: string, way: Way) {
+  constructor(slot: UpstreamSlot, stream: ByteStream, origin: string) {
     this.#slot = slot;
     this.stream = stream;
     this.origin = origin;
-    this.way = way;
     slot.kept = this;
     stream.attach(this);
   }
@@ -145,10 +144,13 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   readonly #user: string | undefined;
   readonly #startedAt = now();
   readonly #done = Promise.withResolvers<void>();
-  readonly #reader: ResponseReader;
+  #reader: ResponseReader;
   readonly #client: Writer;
   #upstream: Writer | undefined;
   #way: Way | undefined;
+  /** Our credentials at an upstream proxy. */
+  #attempt: CredentialAttempt | undefined;
+  #resend: () => Promise<void> = () => Promise.resolve();
   #response: ResponseHead | undefined;
   #chunksToClient = false;
   #closesClient = false;
@@ -170,11 +172,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#exposed = who.exposed;
     this.#user = who.user;
     this.#client = new Writer(connection.stream);
-    this.#reader = new ResponseReader(
-      this,
-      head.method === "HEAD" ? "to-head" : "normal",
-      connection.context.limits.head,
-    );
+    this.#reader = this.#newReader();
     this.#watch = this.#stallWatch();
   }
 
@@ -196,14 +194,26 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   async #start(): Promise<void> {
     const fields = this.#requestFields();
     if (fields === undefined) return;
+    this.#way = this.#connection.context.routes.choose(this.#target.tcp);
+    const proxy = this.#way.httpProxy;
+    const url = `http://${this.#target.host}${this.#target.path}`;
+    this.#attempt = proxy?.credentials.attempt(this.#head.method, url);
+    await this.#send(proxy === undefined ? this.#target.path : url, fields);
+    this.#connection.takeBody(this);
+  }
+
+  /** Sends the head upstream: to the origin, or in absolute-form to the proxy that leads there. */
+  async #send(target: string, fields: readonly string[]): Promise<void> {
     const upstream = await this.#reach();
     if (this.#over) return upstream.abort(new SeikanError("cancelled", "the client has gone"));
+    const authorization = this.#attempt?.value;
+    const added = authorization === undefined ? [] : ["Proxy-Authorization", authorization];
     this.#upstream = new Writer(upstream);
-    this.#upstream.put(formatHead(`${this.#head.method} ${this.#target.path} HTTP/1.1`, fields));
+    this.#upstream.put(formatHead(`${this.#head.method} ${target} HTTP/1.1`, [...fields, ...added]));
     upstream.attach(this);
     upstream.resume();
+    this.#resend = () => this.#send(target, fields);
     sweep.add(this.#watch);
-    this.#connection.takeBody(this);
     this.#upstream.flush();
   }
 
@@ -265,20 +275,25 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     );
   }
 
+  /** What an upstream connection may be used for again. */
+  get #origin(): string {
+    return this.#way?.httpProxy?.name ?? formatTarget(this.#target.tcp);
+  }
+
   async #reach(): Promise<ByteStream> {
     const { context, upstream } = this.#connection;
-    const target = this.#target.tcp;
-    const origin = formatTarget(target);
+    const { tcp } = this.#target;
+    const way = this.#way!;
+    checkTarget(context, tcp, way, this.#exposed);
     const kept = upstream.kept;
     upstream.kept = undefined;
-    if (kept?.origin === origin && !kept.stream.isClosed) {
+    if (kept?.origin === this.#origin && !kept.stream.isClosed) {
       kept.stream.detach();
-      this.#way = kept.way;
       return kept.stream;
     }
     kept?.abort(new SeikanError("cancelled", "another origin is asked"));
-    this.#way = context.routes.choose(target);
-    return dialTarget(context, target, this.#way, this.#exposed);
+    if (way.httpProxy === undefined) return dialTarget(context, tcp, way, this.#exposed);
+    return way.httpProxy.reach(way.httpProxy.proxy, { deadline: deadlineIn(context.limits.connectMs) });
   }
 
   write(chunk: Uint8Array): boolean {
@@ -298,11 +313,14 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   onData(chunk: Uint8Array): void {
     let rest = chunk;
     this.#progress = now();
+    const reader = this.#reader;
     try {
-      while (rest.length > 0 && !this.#over) rest = rest.subarray(this.#reader.feed(rest));
+      while (rest.length > 0 && !this.#over && reader === this.#reader) rest = rest.subarray(reader.feed(rest));
     } catch (thrown) {
       return this.#fail(toSeikanError(thrown));
     }
+    // A challenge was met: what is left belongs to the answer that nobody wants.
+    if (reader !== this.#reader) return;
     if (this.#response?.status === 101) return this.#tunnel(rest);
     if (this.#over) {
       if (rest.length > 0) this.#upstream!.stream.abort(new SeikanError("bad-response", "bytes behind the answer"));
@@ -315,6 +333,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     if (head.status === 101 && !(this.#wantsWebSocket() && fieldTokens(head.fields, "upgrade").includes("websocket"))) {
       throw new SeikanError("bad-response", "the origin switched protocols unasked");
     }
+    if (head.status === 407 && this.#attempt !== undefined) return this.#challenged(head);
     const { minor } = this.#head;
     if (head.status === 101) this.#over = true;
     if (head.status >= 200 || head.status === 101) this.#response = head;
@@ -322,6 +341,28 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#status = head.status;
     this.#answeredBytes = true;
     this.#client.put(formatHead(`HTTP/1.1 ${head.status} ${head.reason}`, this.#responseFields(head)));
+  }
+
+  /** An upstream proxy wants credentials; that is between it and us. A body is not sent twice. */
+  #challenged(head: ResponseHead): void {
+    const proxy = this.#way!.httpProxy!;
+    const upstream = this.#upstream!.stream;
+    this.#reader.pause();
+    upstream.detach();
+    upstream.abort(new SeikanError("hop-auth", "authenticating on a new connection"));
+    this.#reader = this.#newReader();
+    const answer = this.#attempt!.challenged(fieldValues(head.fields, "proxy-authenticate"), proxy.name);
+    answer
+      .then(() => {
+        if (this.#head.framing === 0) return this.#resend();
+        throw new SeikanError("hop-auth", `${proxy.name} wants other credentials; now it is known which: try again`);
+      })
+      .catch((thrown: unknown) => this.#fail(toSeikanError(thrown)));
+  }
+
+  #newReader(): ResponseReader {
+    const context = this.#head.method === "HEAD" ? "to-head" : "normal";
+    return new ResponseReader(this, context, this.#connection.context.limits.head);
   }
 
   #responseFields(head: ResponseHead): string[] {
@@ -368,7 +409,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
       !this.#closesClient;
     if (!reusable || upstream.isClosed) return upstream.abort(new SeikanError("cancelled", "the answer is complete"));
     upstream.resume();
-    new KeptUpstream(this.#connection.upstream, upstream, formatTarget(this.#target.tcp), this.#way!);
+    new KeptUpstream(this.#connection.upstream, upstream, this.#origin);
   }
 
   #tunnel(rest: Uint8Array): void {

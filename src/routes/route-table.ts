@@ -1,6 +1,7 @@
 import { formatTarget, type Target } from "../core/address.ts";
 import { matches, specificity, type Pattern } from "../core/pattern.ts";
-import { chainDialer, formatHop, type Hop, type HopSettings } from "../transports/chain.ts";
+import { chain, formatHop, type Hop, type HopSettings } from "../transports/chain.ts";
+import type { HttpHop } from "../transports/http-connect.ts";
 import type { Dialer } from "../transports/transport.ts";
 
 /** How a target is reached. */
@@ -8,6 +9,8 @@ export interface Way {
   /** No hops: dialled from here. */
   readonly hops: readonly Hop[];
   readonly dial: Dialer;
+  /** The last hop, when it is an HTTP proxy. */
+  readonly httpProxy: HttpHop | undefined;
   /** The name becomes an address here, where it can be checked; otherwise at a later hop. */
   readonly resolvesHere: boolean;
   /** What chose it: a rule, an option or a variable; for people. */
@@ -37,7 +40,7 @@ export class RouteTable implements Routes {
     const wayOf = (hops: readonly Hop[], reason: string): Way => ({
       hops,
       reason,
-      dial: chainDialer(hops, direct, settings),
+      ...chain(hops, direct, settings),
       resolvesHere: hops.length === 0 || hops.at(-1)!.scheme === "socks5",
     });
     this.#rules = rules

@@ -1,12 +1,12 @@
 import { canonicalHost, formatHostPort, formatTarget, parsePort, tcpTarget, type TcpTarget } from "../core/address.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
 import type { Fields } from "../wire/fields.ts";
-import { httpConnectDialer } from "./http-connect.ts";
+import { httpConnectDialer, type HttpHop } from "./http-connect.ts";
 import { ProxyCredentials, type ProxySecret } from "./proxy-credentials.ts";
 import { socksDialer } from "./socks.ts";
 import { resolveTarget, type TcpOptions } from "./tcp.ts";
 import { tlsClient, type TlsClientOptions } from "./tls.ts";
-import type { Dialer } from "./transport.ts";
+import type { Dialer, DialOptions } from "./transport.ts";
 
 /** One hop of a chain, as a person wrote it. */
 export interface Hop {
@@ -28,27 +28,37 @@ export interface HopSettings {
   readonly tls: Omit<TlsClientOptions, "peer" | "serverName">;
 }
 
-/** Folds the hops around `reach`: the first hop is dialled by it, the target by the last hop. */
-export function chainDialer(hops: readonly Hop[], reach: Dialer, settings: HopSettings): Dialer {
-  return hops.reduce((inner, hop) => hopDialer(hop, inner, settings), reach);
+/** A way through hops, made once and used for many targets. */
+export interface Chain {
+  readonly dial: Dialer;
+  /** The last hop, when it is an HTTP proxy: absolute-form requests are its to forward. */
+  readonly httpProxy: HttpHop | undefined;
 }
 
-function hopDialer(hop: Hop, reach: Dialer, settings: HopSettings): Dialer {
+/** Folds the hops around `reach`: the first hop is dialled by it, the target by the last hop. */
+export function chain(hops: readonly Hop[], reach: Dialer, settings: HopSettings): Chain {
+  return hops.reduce<Chain>((inner, hop) => hopChain(hop, inner.dial, settings), { dial: reach, httpProxy: undefined });
+}
+
+function hopChain(hop: Hop, reach: Dialer, settings: HopSettings): Chain {
   const { scheme, proxy, secret } = hop;
   if (scheme === "http" || scheme === "https") {
-    const name = `${scheme}://${formatTarget(proxy)}`;
-    const inner = scheme === "https" ? proxyTlsDialer(reach, settings) : reach;
-    return httpConnectDialer(
-      { proxy, name, credentials: new ProxyCredentials(secret), fields: settings.fields },
-      inner,
-    );
+    const httpProxy = {
+      proxy,
+      name: `${scheme}://${formatTarget(proxy)}`,
+      credentials: new ProxyCredentials(secret),
+      fields: settings.fields,
+      reach: scheme === "https" ? proxyTlsDialer(reach, settings) : reach,
+    };
+    return { dial: httpConnectDialer(httpProxy), httpProxy };
   }
   const credentials = secret?.kind === "password" ? { user: secret.user, password: secret.password } : undefined;
   const resolve =
     scheme === "socks5"
-      ? (target: TcpTarget, options: Parameters<Dialer>[1]) => resolveTarget(target, settings.tcp, options)
+      ? (target: TcpTarget, options: DialOptions) => resolveTarget(target, settings.tcp, options)
       : undefined;
-  return socksDialer({ version: scheme === "socks4a" ? 4 : 5, proxy, credentials, resolve }, reach);
+  const version = scheme === "socks4a" ? 4 : 5;
+  return { dial: socksDialer({ version, proxy, credentials, resolve }, reach), httpProxy: undefined };
 }
 
 function proxyTlsDialer(reach: Dialer, settings: HopSettings): Dialer {

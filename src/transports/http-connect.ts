@@ -15,6 +15,8 @@ export interface HttpHop {
   readonly credentials: ProxyCredentials;
   /** Added to each CONNECT; `Host` replaces ours. */
   readonly fields: Fields;
+  /** Opens a connection to the proxy itself, TLS included where it speaks that. */
+  readonly reach: Dialer;
 }
 
 /** How much of a refusal's body is read, to be shown to people. */
@@ -25,18 +27,18 @@ const INFORMATIONAL_ANSWERS = 16;
 const CONNECT_TRIES = 5;
 
 /**
- * A dialer that asks the HTTP proxy at the end of `reach` to CONNECT
+ * A dialer that asks the HTTP proxy to CONNECT
  * (RFC 9110 section 9.3.6). Nothing of the tunnel is sent before the proxy
  * agreed (RFC 9931); bytes behind its answer are the tunnel's first ones.
  */
-export function httpConnectDialer(hop: HttpHop, reach: Dialer): Dialer {
+export function httpConnectDialer(hop: HttpHop): Dialer {
   return async (target, options) => {
     const authority = authorityOf(target);
     const attempt = hop.credentials.attempt("CONNECT", authority);
     let stream: ByteStream | undefined;
     let reused = false;
     for (let tries = 0; tries < CONNECT_TRIES; tries++) {
-      stream ??= await reach(hop.proxy, { deadline: options.deadline });
+      stream ??= await hop.reach(hop.proxy, { deadline: options.deadline });
       try {
         const answer = await ask(stream, hop, authority, attempt.value, options.deadline);
         if (isSuccess(answer.head.status)) return stream;

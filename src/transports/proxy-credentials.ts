@@ -69,7 +69,8 @@ export class ProxyCredentials {
   }
 }
 
-class CredentialAttempt {
+/** One request's way through a proxy's challenges. */
+export class CredentialAttempt {
   readonly #credentials: ProxyCredentials;
   readonly #method: string;
   readonly #uri: string;

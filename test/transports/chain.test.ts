@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { tcpTarget } from "../../src/core/address.ts";
 import { SeikanError } from "../../src/core/errors.ts";
 import type { ByteStream } from "../../src/core/stream.ts";
-import { chainDialer, formatHop, parseHop, redactUrl, type Hop, type HopSettings } from "../../src/transports/chain.ts";
+import { chain, formatHop, parseHop, redactUrl, type Hop, type HopSettings } from "../../src/transports/chain.ts";
 import { decodeStep, readStep } from "../../src/transports/handshake.ts";
 import { acceptSocks, answerSocks } from "../../src/transports/socks.ts";
 import { listen, tcpDialer } from "../../src/transports/tcp.ts";
@@ -185,7 +185,7 @@ function play(...layers: readonly ("http" | "https" | "socks")[]): Played {
 const settings: HopSettings = { tcp: {}, fields: ["X-Tag", "t"], tls: { ca: certificate.cert } };
 
 async function converse(hops: readonly string[], target = tcpTarget("origin.test", 443)): Promise<string> {
-  const dial = chainDialer(
+  const { dial } = chain(
     hops.map((hop) => parseHop(hop) as Hop),
     tcpDialer(),
     settings,
@@ -207,7 +207,7 @@ const connect = (authority: string, user?: string) => {
 describe("a chain", () => {
   test("without hops is the dialer itself", () => {
     const direct = tcpDialer();
-    expect(chainDialer([], direct, settings)).toBe(direct);
+    expect(chain([], direct, settings)).toEqual({ dial: direct, httpProxy: undefined });
   });
 
   test("of two HTTP proxies asks the first for the second, with credentials of its own each", async () => {
@@ -245,7 +245,7 @@ describe("a chain", () => {
 
   test("checks a TLS proxy's certificate against the proxy's name", async () => {
     using proxies = play("https");
-    const dial = chainDialer(
+    const { dial } = chain(
       [parseHop(`https://127.0.0.2:${proxies.port}`) as Hop],
       (target, options) => tcpDialer()(tcpTarget("127.0.0.1", (target as { port: number }).port), options),
       settings,
