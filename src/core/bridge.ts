@@ -27,19 +27,34 @@ export interface BridgeResult {
  * one down to its source: at most one chunk waits per direction.
  */
 export function bridge(inbound: ByteStream, outbound: ByteStream, limits: BridgeLimits): Promise<BridgeResult> {
-  return new Bridge(inbound, outbound, limits).finished.promise;
+  return new Promise((resolve) => startBridge(inbound, outbound, limits, resolve));
+}
+
+/** The same for callers with many idle bridges: a callback is smaller than a promise. */
+export function startBridge(
+  inbound: ByteStream,
+  outbound: ByteStream,
+  limits: BridgeLimits,
+  finished: (result: BridgeResult) => void,
+): void {
+  new Bridge(limits, finished).join(inbound, outbound);
 }
 
 class Bridge {
-  readonly finished = Promise.withResolvers<BridgeResult>();
   readonly limits: BridgeLimits;
-  readonly up: Direction;
-  readonly down: Direction;
+  readonly finished: (result: BridgeResult) => void;
+  up!: Direction;
+  down!: Direction;
   error: SeikanError | undefined;
   #watch: ((time: number) => boolean) | undefined;
 
-  constructor(inbound: ByteStream, outbound: ByteStream, limits: BridgeLimits) {
+  constructor(limits: BridgeLimits, finished: (result: BridgeResult) => void) {
     this.limits = limits;
+    this.finished = finished;
+  }
+
+  join(inbound: ByteStream, outbound: ByteStream): void {
+    const { limits } = this;
     this.up = new Direction(this, inbound, outbound);
     this.down = new Direction(this, outbound, inbound);
     if (limits.idleMs > 0) this.#expireAfter(limits.idleMs, "idle-timeout", "no byte moved");
@@ -60,7 +75,7 @@ class Bridge {
     else other.resume();
     if (!this.up.from.isClosed || !this.down.from.isClosed) return;
     if (this.#watch !== undefined) sweep.delete(this.#watch);
-    this.finished.resolve({ up: this.up.bytes, down: this.down.bytes, error: this.error });
+    this.finished({ up: this.up.bytes, down: this.down.bytes, error: this.error });
   }
 
   #expireAfter(ms: number, code: "idle-timeout" | "half-open-timeout", what: string): void {

@@ -1,9 +1,9 @@
 import { formatTarget, type Target } from "../core/address.ts";
-import { bridge } from "../core/bridge.ts";
+import { startBridge, type BridgeResult } from "../core/bridge.ts";
 import { now } from "../core/clock.ts";
-import { SeikanError, toSeikanError } from "../core/errors.ts";
+import { toSeikanError, type SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
-import { dialTarget, tunnelEntry, type Client, type RouteContext } from "./context.ts";
+import { dialTarget, type Client, type RouteContext } from "./context.ts";
 import type { Way } from "./route-table.ts";
 
 /** A request for a tunnel, in whatever protocol it was made. */
@@ -21,34 +21,70 @@ export interface TunnelRequest {
 }
 
 /**
- * Dials the target and joins it with `inbound`, which it owns. The client is told of success only once the target
- * answers; what it sent before is held and delivered first (RFC 9110 section 9.3.6).
+ * Dials the target and joins it with `inbound`, which it owns. The client is
+ * told of success only once the target answers; what it sent before is held
+ * and delivered first (RFC 9110 section 9.3.6).
  */
 export function openTunnel(context: RouteContext, inbound: ByteStream, request: TunnelRequest): void {
-  context.live.add(inbound);
-  void runTunnel(context, inbound, request).finally(() => context.live.delete(inbound));
+  new Tunnel(context, inbound, request).open();
 }
 
-async function runTunnel(context: RouteContext, inbound: ByteStream, request: TunnelRequest): Promise<void> {
-  const startedAt = now();
-  const { method, client, user } = request;
-  const target = formatTarget(request.target);
-  let way: Way | undefined;
-  let outbound: ByteStream;
-  try {
-    way = context.routes.choose(request.target);
-    outbound = await dialTarget(context, request.target, way, request.exposed);
-  } catch (thrown) {
-    const error = toSeikanError(thrown);
-    const status = request.refuse(inbound, error, context.proxyName);
-    context.access({ kind: "tunnel", method, client, user, target, way, status, startedAt, up: 0, down: 0, error });
-    return;
+/** Thousands of these idle at once, so it is a plain object and no suspended function. */
+class Tunnel {
+  readonly #context: RouteContext;
+  readonly #inbound: ByteStream;
+  readonly #request: TunnelRequest;
+  readonly #startedAt = now();
+  #way: Way | undefined;
+  #status = 0;
+
+  constructor(context: RouteContext, inbound: ByteStream, request: TunnelRequest) {
+    this.#context = context;
+    this.#inbound = inbound;
+    this.#request = request;
+    context.live.add(inbound);
   }
-  if (inbound.isClosed) {
-    outbound.abort(new SeikanError("cancelled", "the client has gone"));
-    return;
+
+  open(): void {
+    const { target, exposed } = this.#request;
+    try {
+      this.#way = this.#context.routes.choose(target);
+      const dialling = dialTarget(this.#context, target, this.#way, exposed);
+      dialling.then(
+        (outbound) => this.#join(outbound),
+        (thrown: unknown) => this.#refuse(toSeikanError(thrown)),
+      );
+    } catch (thrown) {
+      this.#refuse(toSeikanError(thrown));
+    }
   }
-  const status = request.accept(inbound);
-  const result = await bridge(inbound, outbound, context.limits);
-  context.access(tunnelEntry({ method, client, user, target, way, status, startedAt }, result));
+
+  #join(outbound: ByteStream): void {
+    const inbound = this.#inbound;
+    this.#status = this.#request.accept(inbound);
+    startBridge(inbound, outbound, this.#context.limits, (result) => this.#over(result));
+  }
+
+  #refuse(error: SeikanError): void {
+    this.#status = this.#request.refuse(this.#inbound, error, this.#context.proxyName);
+    this.#over({ up: 0, down: 0, error });
+  }
+
+  #over({ up, down, error }: BridgeResult): void {
+    const { method, target, client, user } = this.#request;
+    this.#context.live.delete(this.#inbound);
+    this.#context.access({
+      kind: "tunnel",
+      method,
+      target: formatTarget(target),
+      client,
+      user,
+      way: this.#way,
+      status: this.#status,
+      startedAt: this.#startedAt,
+      up,
+      down,
+      error,
+    });
+  }
 }

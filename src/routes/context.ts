@@ -1,5 +1,4 @@
-import { parseIp, type Target } from "../core/address.ts";
-import type { BridgeResult } from "../core/bridge.ts";
+import type { Target } from "../core/address.ts";
 import { deadlineIn } from "../core/clock.ts";
 import type { SeikanError } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
@@ -84,16 +83,4 @@ export function dialTarget(context: RouteContext, target: Target, way: Way, expo
     deadline,
     permit: (address, tcp) => context.permissions.checkAddress(address, tcp, exposed),
   });
-}
-
-/** The end of a tunnel, as its line in the access log. */
-export function tunnelEntry(
-  entry: Omit<AccessEntry, "up" | "down" | "error" | "kind">,
-  result: BridgeResult,
-): AccessEntry {
-  return { ...entry, kind: "tunnel", up: result.up, down: result.down, error: result.error };
-}
-
-export function isLocalClient(client: Client): boolean {
-  return client.address === "" || parseIp(client.address)?.range() === "loopback";
 }

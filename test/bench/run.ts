@@ -140,13 +140,12 @@ async function setUps(peer: Peer, origin: OriginPorts): Promise<void> {
   record("set-up, p99 (ms)", peer.name, p99);
 }
 
-/** Memory of a fresh process with idle tunnels, less without. */
-async function idleMemory(peer: Peer, origin: OriginPorts): Promise<void> {
-  const before = residentBytes(peer.pid);
+/** Opens idle tunnels and keeps them open until the result is called. */
+async function openIdle(peer: Peer, origin: OriginPorts, streams: number): Promise<() => Promise<unknown>> {
   const task = {
     port: peer.portFor("greet"),
     target: peer.speaksConnect ? origin.greet : undefined,
-    streams: TUNNELS,
+    streams,
     seconds: 0,
   };
   const child = Bun.spawn([process.execPath, join(import.meta.dir, "client.ts"), "idle", JSON.stringify(task)], {
@@ -156,9 +155,23 @@ async function idleMemory(peer: Peer, origin: OriginPorts): Promise<void> {
   });
   await child.stdout.getReader().read();
   await Bun.sleep(1000);
-  record(`memory per idle tunnel of ${TUNNELS} (bytes)`, peer.name, (residentBytes(peer.pid) - before) / TUNNELS);
-  child.stdin.end();
-  await child.exited;
+  return () => {
+    child.stdin.end();
+    return child.exited;
+  };
+}
+
+/** Memory of a fresh process with idle tunnels: from nothing, and the growth once it has warmed up. */
+async function idleMemory(peer: Peer, origin: OriginPorts): Promise<void> {
+  const warmUp = TUNNELS / 4;
+  const fresh = residentBytes(peer.pid);
+  const closeFirst = await openIdle(peer, origin, warmUp);
+  const warm = residentBytes(peer.pid);
+  const closeRest = await openIdle(peer, origin, TUNNELS - warmUp);
+  const full = residentBytes(peer.pid);
+  record(`memory per idle tunnel of ${TUNNELS} (bytes)`, peer.name, (full - fresh) / TUNNELS);
+  record(`memory per idle tunnel beyond ${warmUp} (bytes)`, peer.name, (full - warm) / (TUNNELS - warmUp));
+  await Promise.all([closeFirst(), closeRest()]);
 }
 
 /** A reader that takes nothing: what the proxy holds for it. */
