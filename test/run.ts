@@ -29,15 +29,43 @@ const steps: readonly Step[] = [
   },
 ];
 
-for (const { name, command, env } of steps) {
-  console.error(`\n# ${name}`);
-  const run = Bun.spawnSync([...command], {
-    cwd: ROOT,
-    env: { ...process.env, ...env },
-    stdio: ["ignore", "inherit", "inherit"],
-  });
-  if (run.exitCode !== 0) {
-    console.error(`\n${name} failed`);
-    process.exit(run.exitCode ?? 1);
+let passed = 0;
+let failed = 0;
+let skipped = 0;
+
+/** Passes the runner's output on and adds up its closing lines. */
+async function forward(stream: ReadableStream<Uint8Array>): Promise<void> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const chunk of stream) {
+    process.stderr.write(chunk);
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) {
+      // oxlint-disable-next-line no-control-regex
+      const [, count, what] = /^\s*(\d+) (pass|fail|skip)$/.exec(line.replace(/\x1b\[\d*m/g, "")) ?? [];
+      if (what === "pass") passed += Number(count);
+      if (what === "fail") failed += Number(count);
+      if (what === "skip") skipped += Number(count);
+    }
   }
 }
+
+let code = 0;
+for (const { name, command, env } of steps) {
+  console.error(`\n# ${name}`);
+  const child = Bun.spawn([...command], {
+    cwd: ROOT,
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "inherit", "pipe"],
+  });
+  await forward(child.stderr);
+  if ((await child.exited) === 0) continue;
+  console.error(`\n${name}: failed`);
+  code = 1;
+  // Without types or an executable the rest says nothing.
+  if (!name.startsWith("tests")) break;
+}
+
+console.log(`\n${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
+process.exit(code);
