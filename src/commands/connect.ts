@@ -367,10 +367,14 @@ class LocalServer {
     scope.own(() => this.#live.abortAll(new SeikanError("shutdown", "seikan ends")));
     scope.own(() => this.#stopListening());
     await this.#listen();
-    this.#announce(scope);
-    if (tail !== undefined) return this.#runCommand(tail, scope);
+    if (tail !== undefined) {
+      this.#announce(scope);
+      return this.#runCommand(tail, scope);
+    }
+    // Before anybody is told that we are ready: a signal may follow at once.
     const lifetime = new Lifetime({ timeoutMs: values.timeout, status: () => this.#printStatus() });
     scope.own(() => lifetime.release());
+    this.#announce(scope);
     const once = values.once ? this.#firstDone.promise : new Promise<never>(() => {});
     const ended = await Promise.race([lifetime.stopping, lifetime.ended, once.then((error) => ({ error }))]);
     if (typeof ended === "number") return ended;

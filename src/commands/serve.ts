@@ -19,6 +19,7 @@ import type { Client, RouteContext } from "../routes/context.ts";
 import { readProxyHeader, serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
 import { Users } from "../routes/users.ts";
+import type { peekServerName as PeekServerName } from "../transports/peek.ts";
 import { listen } from "../transports/tcp.ts";
 import { tlsServer } from "../transports/tls.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
@@ -173,7 +174,7 @@ async function run(invocation: ServeInvocation, io: CommandIo): Promise<number> 
   await using scope = new Scope();
   const server = new Server(invocation.values, io);
   scope.own(() => server.stopListening());
-  await server.start(scope);
+  // Before anybody is told that we are ready: a signal may follow at once.
   const lifetime = new Lifetime({
     timeoutMs: invocation.values.timeout,
     status: () => server.printStatus(),
@@ -181,6 +182,7 @@ async function run(invocation: ServeInvocation, io: CommandIo): Promise<number> 
     ...(hasControllingTerminal() ? {} : { reload: () => server.reload() }),
   });
   scope.own(() => lifetime.release());
+  await server.start(scope);
   const early = await Promise.race([lifetime.stopping, lifetime.ended]);
   if (typeof early === "number") return early;
   return await Promise.race([server.drain(), lifetime.ended]);
@@ -198,6 +200,7 @@ class Server {
   readonly #perAddress = new Map<string, number>();
   readonly #maxConnections: number;
   #own: TcpTarget[] = [];
+  #peekServerName: typeof PeekServerName | undefined;
   #draining = false;
   #warnedFull = false;
   #userStamp = "";
@@ -216,6 +219,8 @@ class Server {
 
   /** Listens everywhere, then says so. */
   async start(scope: Scope): Promise<void> {
+    // Loaded beforehand: a hello that comes while this loads would be read as data.
+    if (this.#certificates?.isSeveral) this.#peekServerName = (await import("../transports/peek.ts")).peekServerName;
     for (const spec of this.#specs) {
       await removeStaleSocket(spec.address);
       this.#listeners.push(listen(spec.address, (stream, peer) => this.#accept(spec, stream, peer)));
@@ -257,7 +262,7 @@ class Server {
   // --- connections -----------------------------------------------------------
 
   #accept(spec: ListenSpec, stream: ByteStream, peer: Peer): void {
-    const client: Client = { address: peer.address, port: peer.port, exposed: isExposed(spec.address) };
+    const client: Client = { address: peer.address, port: peer.port, exposed: this.#isExposed(spec.address) };
     if (!this.#admit(stream, client)) return;
     if (!spec.isTls && !this.#values["proxy-protocol"]) return serveClient(this.#context, stream, client, "all");
     this.#live.add(stream);
@@ -282,8 +287,8 @@ class Server {
     const certificates = this.#certificates!;
     const deadline = deadlineIn(this.#values["header-timeout"]);
     if (!certificates.isSeveral) return tlsServer(stream, certificates.choose(""), deadline);
-    const { peekServerName } = await import("../transports/peek.ts");
-    return tlsServer(stream, certificates.choose(await peekServerName(stream, deadline)), deadline);
+    const name = await this.#peekServerName!(stream, deadline);
+    return tlsServer(stream, certificates.choose(name), deadline);
   }
 
   /** Counts a connection in and out; over the limits it is closed at once, before it costs anything. */
@@ -347,8 +352,17 @@ class Server {
     };
   }
 
+  /**
+   * Reachable from other machines. Inherited descriptors count: nobody knows
+   * what they are bound to. So does a server that somebody put a proxy in front of.
+   */
+  #isExposed(address: ListenAddress): boolean {
+    if (this.#values["trusted-proxy"].length > 0 || address.kind === "fd") return true;
+    return address.kind === "tcp" && !isLoopbackHost(address.host);
+  }
+
   #refuseOpenProxy(): void {
-    const exposed = this.#specs.find(({ address }) => isExposed(address));
+    const exposed = this.#specs.find(({ address }) => this.#isExposed(address));
     if (exposed === undefined || this.#values["no-auth"] || this.#users !== undefined) return;
     throw usageError(
       "refusing to be an open proxy: a listener can be reached from other machines and nobody has to authenticate",
@@ -417,11 +431,6 @@ function listenSpecs(texts: readonly string[], env: CommandIo["env"]): ListenSpe
     const isTls = given.startsWith("https://");
     return { address: parseListen(given.replace(/^https?:\/\//, "").replace(/\/$/, "")), isTls };
   });
-}
-
-/** Reachable from other machines. Inherited descriptors count: nobody knows what they are bound to. */
-export function isExposed(address: ListenAddress): boolean {
-  return address.kind === "fd" || (address.kind === "tcp" && !isLoopbackHost(address.host));
 }
 
 function certificatesOf(values: ServeValues, specs: readonly ListenSpec[]): Certificates | undefined {

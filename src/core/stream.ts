@@ -38,7 +38,10 @@ export interface StreamFeed {
   receiveEnd(): void;
   /** The driver takes bytes again. */
   drained(): void;
-  /** The transport is gone: cleanly, or because of `error`. */
+  /**
+   * The transport is gone: because both directions are over and everything
+   * written is out of our hands, or because of `error`.
+   */
   lost(error?: SeikanError): void;
 }
 
@@ -264,7 +267,7 @@ export class Stream implements ByteStream, StreamFeed {
       this.#flags |= END_TOLD;
       this.#sink.onEnd();
     }
-    if (this.#flags & GONE || (this.#flags & END_TOLD && this.#flags & FINISHED)) this.#close();
+    if (this.#flags & GONE) this.#close();
     else if (this.#sink !== undefined && !(this.#flags & PAUSED)) this.#setReading(true);
   }
 
@@ -279,7 +282,6 @@ export class Stream implements ByteStream, StreamFeed {
     if (this.#flags & (FINISHED | GONE)) return;
     this.#flags |= FINISHED;
     this.driver.shutdown();
-    if (this.#flags & END_TOLD) this.#close();
   }
 
   #close(): void {

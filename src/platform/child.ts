@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { SeikanError } from "../core/errors.ts";
 
@@ -45,7 +46,7 @@ export function runWrapped(command: readonly string[], env: Record<string, strin
 function findExecutable(name: string, env: Record<string, string>): string {
   const found = Bun.which(name, { PATH: env.PATH ?? "" });
   if (found !== null) return found;
-  const isThere = name.includes("/") && Bun.file(name).size > 0;
+  const isThere = name.includes("/") && existsSync(name);
   if (isThere) throw new SeikanError("command-not-executable", `cannot execute ${name}: it is not executable`);
   throw new SeikanError("command-not-found", `no such command: ${name}`);
 }

@@ -28,6 +28,7 @@ class MemoryDriver implements Driver {
   #held = 0;
   #reading = true;
   #inboxEnds = false;
+  #ended = false;
   #running = false;
 
   constructor(options: MemoryOptions) {
@@ -43,8 +44,10 @@ class MemoryDriver implements Driver {
   }
 
   shutdown(): void {
+    this.#ended = true;
     this.peer.#inboxEnds = true;
     this.peer.#schedule();
+    this.#schedule();
   }
 
   destroy(): void {
@@ -79,7 +82,10 @@ class MemoryDriver implements Driver {
       this.#held -= chunk.length;
       this.stream.receive(chunk);
     }
-    if (this.#inbox.length === 0 && this.#inboxEnds) this.stream.receiveEnd();
+    if (this.#inbox.length === 0 && this.#inboxEnds) {
+      this.stream.receiveEnd();
+      if (this.#ended) this.stream.lost();
+    }
     if (this.#held < this.#window) this.peer.stream.drained();
   }
 }

@@ -39,8 +39,13 @@ class StdioDriver implements Driver {
 
   write(bytes: Uint8Array): number {
     if (this.#flushing) return 0;
-    this.#writer.write(bytes);
-    this.#flush();
+    try {
+      this.#writer.write(bytes);
+      this.#flush();
+    } catch (cause) {
+      // The reader has gone: Bun throws at once.
+      this.#lose("stdout", cause);
+    }
     return bytes.length;
   }
 
@@ -74,7 +79,8 @@ class StdioDriver implements Driver {
 
   /** The peer said its last word: stdin may stay open for ever, nobody reads it. */
   #finish(): void {
-    Promise.resolve(this.#writer.end()).then(
+    const ended = new Promise((resolve) => resolve(this.#writer.end()));
+    ended.then(
       () => {
         this.destroy();
         this.stream.lost();

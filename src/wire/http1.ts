@@ -153,7 +153,7 @@ abstract class MessageReader<Head extends { framing: Framing }> {
 
   #slice(bytes: Buffer, from: number, to: number): { done: boolean; upgradedAt: number | undefined } {
     const input = from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to);
-    const parser = (this.#parser ??= takeParser(this.#kind, this.lenience()));
+    const parser = (this.#parser ??= takeParser(this.#kind, this.lenience(), this.#limits.bytes));
     parser.mode = this;
     this.#fresh = false;
     if (this.#state === "head") this.#countHead(input);
@@ -388,14 +388,15 @@ interface Parser {
 const spare: Parser[] = [];
 const SPARE_PARSERS = 64;
 
-function takeParser(kind: number, lenience: number): Parser {
+function takeParser(kind: number, lenience: number, headBytes: number): Parser {
   const parser = spare.pop() ?? createParser();
   parser.head = undefined;
   parser.body = [];
   parser.extra = [];
   parser.complete = false;
   parser.target = "";
-  parser.engine.initialize(kind, parser.engine, 0, lenience);
+  // Its own limit must not come first: ours knows what to say.
+  parser.engine.initialize(kind, parser.engine, headBytes * 2, lenience);
   return parser;
 }
 

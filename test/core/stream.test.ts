@@ -331,6 +331,9 @@ describe("a stream that ends", () => {
         if (step === "end") driver.stream.end();
         else driver.finish();
       }
+      // Only the driver knows when everything written is out of its hands.
+      expect(driver.stream.isClosed).toBe(false);
+      driver.lose();
       expect([driver.stream.isClosed, recorder.reason]).toEqual([true, { error: undefined }]);
       expect(await driver.stream.closed).toEqual({ error: undefined });
     }
@@ -343,6 +346,7 @@ describe("a stream that ends", () => {
       sink({ onEnd: () => (seen.push("end"), driver.stream.end()), onClose: () => void seen.push("close") }),
     );
     driver.finish();
+    driver.lose();
     expect([seen, driver.calls]).toEqual([["end", "close"], ["shutdown"]]);
   });
 
