@@ -46,6 +46,7 @@ class Bridge {
   up!: Direction;
   down!: Direction;
   error: SeikanError | undefined;
+  #isFinished = false;
   #watch: ((time: number) => boolean) | undefined;
 
   constructor(limits: BridgeLimits, finished: (result: BridgeResult) => void) {
@@ -73,7 +74,9 @@ class Bridge {
     if (reason.error !== undefined) other.abort(reason.error);
     // What it still sends has no taker now; let it come, so that `onData` can say so.
     else other.resume();
-    if (!this.up.from.isClosed || !this.down.from.isClosed) return;
+    // Aborting the other side ends up here first.
+    if (this.#isFinished || !this.up.from.isClosed || !this.down.from.isClosed) return;
+    this.#isFinished = true;
     if (this.#watch !== undefined) sweep.delete(this.#watch);
     this.finished({ up: this.up.bytes, down: this.down.bytes, error: this.error });
   }

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, jest, test } from "bun:test";
-import { bridge, type BridgeLimits, type BridgeResult } from "../../src/core/bridge.ts";
+import { bridge, startBridge, type BridgeLimits, type BridgeResult } from "../../src/core/bridge.ts";
 import { SeikanError } from "../../src/core/errors.ts";
 import type { ByteStream } from "../../src/core/stream.ts";
 import { memoryPair, type MemoryOptions } from "../../src/transports/memory.ts";
@@ -376,4 +376,20 @@ test("a bridge keeps the first error", async () => {
   inbound.abort(new SeikanError("shutdown", "draining"));
   expect((await result).error?.code).toBe("shutdown");
   expect((await client.close()).error?.code).toBe("peer-reset");
+});
+
+test("a bridge reports its end once, also when one side's reset ends the other", async () => {
+  const [client, inbound] = memoryPair();
+  const [outbound, origin] = memoryPair();
+  let ends = 0;
+  const ended = Promise.withResolvers<void>();
+  startBridge(inbound, outbound, { lingerMs: 0, idleMs: 0 }, () => {
+    ends++;
+    ended.resolve();
+  });
+  const peer = new Recorder(origin);
+  client.abort(reset());
+  await ended.promise;
+  await peer.close();
+  expect(ends).toBe(1);
 });
