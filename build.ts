@@ -76,7 +76,9 @@ async function buildAll(): Promise<void> {
     mkdirSync(folder, { recursive: true });
     await compile(join(folder, name), target);
     chmodSync(join(folder, name), 0o755);
-    for (const extra of ["README.md", "LICENSE"]) cpSync(join(ROOT, extra), join(folder, extra));
+    for (const extra of ["README.md", "LICENSE", "CHANGELOG.md", "docs"]) {
+      cpSync(join(ROOT, extra), join(folder, extra), { recursive: true });
+    }
     const archive = pack(target);
     sums.push(`${new Bun.CryptoHasher("sha256").update(readFileSync(join(DIST, archive))).digest("hex")}  ${archive}`);
     rmSync(folder, { recursive: true });

@@ -38,7 +38,7 @@ export async function run(argv: readonly string[], env: Env): Promise<number> {
   const { command, rest } = found;
   if (rest.some((word) => word === "--help" || word === "-h")) return print(renderCommandHelp(command, helpStyle(env)));
   const parsed = parseWords(rest, specsOf(command));
-  const invocation = toInvocation(command, parsed, tail, env);
+  const invocation = toInvocation(command, rest, parsed, tail, env);
   const outcome = await runCommand(cittyCommand(command), {
     rawArgs: [],
     data: { invocation, io: createIo(command, invocation, env) },
@@ -113,23 +113,33 @@ function noCommand(words: readonly string[], env: Env): number {
   );
 }
 
+function unexpectedArgument(
+  command: Command,
+  { text, index }: ParsedWords["positionals"][number],
+  words: readonly string[],
+): SeikanError {
+  const before = words[index - 1]?.replace(/^--/, "") ?? "";
+  const spec = Object.hasOwn(command.options, before) ? command.options[before] : undefined;
+  const hint =
+    spec?.bare === undefined ? `usage: seikan ${command.name} ${command.usage}` : `did you mean --${before}=${text}?`;
+  return usageError(`unexpected argument ${JSON.stringify(text)}`, hint);
+}
+
 function toInvocation(
   command: Command,
+  words: readonly string[],
   parsed: ParsedWords,
   tail: readonly string[] | undefined,
   env: Env,
 ): Invocation<OptionSpecs> {
   const positionals = parsed.positionals.map(({ text }) => text);
-  if (positionals.length > command.positionals) {
-    throw usageError(
-      `unexpected argument ${JSON.stringify(positionals[command.positionals])}`,
-      `usage: seikan ${command.name} ${command.usage}`,
-    );
-  }
+  const unexpected = parsed.positionals[command.positionals];
+  if (unexpected !== undefined) throw unexpectedArgument(command, unexpected, words);
   if (tail !== undefined && !command.tail) throw usageError(`seikan ${command.name} runs no command behind --`);
   if (tail !== undefined && tail.length === 0) throw usageError("there is no command behind --");
   const values = resolveValues(specsOf(command), parsed.given, env);
-  return { values: values as Invocation<OptionSpecs>["values"], positionals, tail };
+  const sourceOf = (name: string) => (parsed.given.has(name) ? `--${name}` : variableOf(name));
+  return { values: values as Invocation<OptionSpecs>["values"], positionals, tail, sourceOf };
 }
 
 function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: Env): CommandIo {

@@ -42,6 +42,8 @@ export interface Invocation<S extends OptionSpecs> {
   readonly positionals: readonly string[];
   /** Everything behind `--`, untouched. */
   readonly tail: readonly string[] | undefined;
+  /** Where an option's value came from: `--via`, or `SEIKAN_VIA`. */
+  readonly sourceOf: (option: keyof S & string) => string;
 }
 
 /** What a command may touch of the outside. */

@@ -130,7 +130,7 @@ export const connectCommand: Command<typeof OPTIONS> = {
 async function run(invocation: ConnectInvocation, io: CommandIo): Promise<number> {
   const { values, tail } = invocation;
   const target = targetOf(invocation.positionals);
-  const reaching = new Reaching(values, io);
+  const reaching = new Reaching(values, invocation.sourceOf("via"), io);
   if (values["dry-run"]) return dryRun(reaching, target, values, io);
   if (values.listen.length === 0 && tail === undefined) return connectStdio(reaching, target, values, io);
   // A command needs something to connect to.
@@ -177,10 +177,10 @@ class Reaching implements Routes {
   readonly #tls: Omit<TlsClientOptions, "peer" | "serverName"> | undefined;
   #retriesLeft: number;
 
-  constructor(values: ConnectValues, io: CommandIo) {
+  constructor(values: ConnectValues, viaSource: string, io: CommandIo) {
     this.#values = values;
     this.#io = io;
-    this.#reach = new Reach(values, authCommand(values, io));
+    this.#reach = new Reach(values, viaSource, authCommand(values, io));
     this.#tls = targetTls(values);
     this.#retriesLeft = values.retry;
   }

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { canonicalHost, parseIp, parsePort, type Target } from "../core/address.ts";
-import { usageError } from "../core/errors.ts";
+import { SeikanError, usageError } from "../core/errors.ts";
 import type { ValuesOf } from "../core/options.ts";
 import { parsePattern } from "../core/pattern.ts";
 import { proxyFromEnv } from "../core/proxy-env.ts";
@@ -27,14 +27,16 @@ export function readOptionFile(path: string, option: string): string {
 /** Builds what chooses and makes connections, from the options `connect` and `serve` share. */
 export class Reach {
   readonly #values: ReachValues;
+  readonly #viaSource: string;
   readonly #tcp: TcpOptions;
   readonly #settings: HopSettings;
   readonly #secret: ProxySecret | undefined;
   /** One table per choice: what a proxy taught us about its authentication lives in it. */
   readonly #tables = new Map<string, RouteTable>();
 
-  constructor(values: ReachValues, authCommand: ProxySecret | undefined) {
+  constructor(values: ReachValues, viaSource: string, authCommand?: ProxySecret) {
     this.#values = values;
+    this.#viaSource = viaSource;
     this.#tcp = tcpOptions(values);
     this.#secret = authCommand ?? givenSecret(values);
     this.#settings = { tcp: this.#tcp, fields: proxyFields(values["proxy-header"]), tls: proxyTls(values) };
@@ -43,7 +45,7 @@ export class Reach {
   /** Ways for `serve` and for explicit `--via`: the environment is not asked. */
   explicit(): RouteTable {
     const { via } = this.#values;
-    return this.#table(via, via.length === 0 ? "no --via" : "--via");
+    return this.#table(via, via.length === 0 ? "no --via" : this.#viaSource);
   }
 
   /** Ways for one target of `connect`: without `--via` the proxy environment decides. */
@@ -77,13 +79,23 @@ export class Reach {
   }
 
   #hops(texts: readonly string[], source: string): Hop[] {
-    const parsed = texts.map((text) => parseHop(text.trim()));
+    const parsed = texts.map((text) => parseHopOf(source, text.trim()));
     if (parsed.includes("direct") && parsed.length > 1) throw usageError(`${source}: direct stands alone`);
     const hops = parsed.filter((hop) => hop !== "direct");
     if (this.#secret === undefined) return hops;
     // Given once, so for one proxy: each hop sees its own credentials only.
     const first = hops.findIndex((hop) => hop.secret === undefined);
     return hops.map((hop, index) => (index === first ? { ...hop, secret: this.#secret } : hop));
+  }
+}
+
+/** The error names the option or variable that the hop came from. */
+function parseHopOf(source: string, text: string): Hop | "direct" {
+  try {
+    return parseHop(text);
+  } catch (error) {
+    if (error instanceof SeikanError) throw usageError(`${source}: ${error.message}`, ...error.hints);
+    throw error;
   }
 }
 

@@ -172,7 +172,7 @@ interface ListenSpec {
 
 async function run(invocation: ServeInvocation, io: CommandIo): Promise<number> {
   await using scope = new Scope();
-  const server = new Server(invocation.values, io);
+  const server = new Server(invocation, io);
   scope.own(() => server.stopListening());
   // Before anybody is told that we are ready: a signal may follow at once.
   const lifetime = new Lifetime({
@@ -191,6 +191,7 @@ async function run(invocation: ServeInvocation, io: CommandIo): Promise<number> 
 class Server {
   readonly #values: ServeValues;
   readonly #io: CommandIo;
+  readonly #viaSource: string;
   readonly #live = new LiveSet();
   readonly #listeners: Listener[] = [];
   readonly #specs: ListenSpec[];
@@ -205,8 +206,9 @@ class Server {
   #warnedFull = false;
   #userStamp = "";
 
-  constructor(values: ServeValues, io: CommandIo) {
+  constructor({ values, sourceOf }: ServeInvocation, io: CommandIo) {
     this.#values = values;
+    this.#viaSource = sourceOf("via");
     this.#io = io;
     this.#specs = listenSpecs(values.listen, io.env);
     this.#certificates = certificatesOf(values, this.#specs);
@@ -226,7 +228,10 @@ class Server {
       this.#listeners.push(listen(spec.address, (stream, peer) => this.#accept(spec, stream, peer)));
     }
     this.#own = this.#listeners.flatMap((listener) =>
-      listener.addresses.map(parseAuthority).filter((target) => target !== undefined),
+      listener.addresses
+        .filter((address) => !/^(unix|fd):/.test(address))
+        .map(parseAuthority)
+        .filter((target) => target !== undefined),
     );
     const watch = setInterval(() => this.#reloadChanged(), WATCH_MS);
     scope.own(() => clearInterval(watch));
@@ -329,7 +334,7 @@ class Server {
     const permissions = new Permissions({ allow: values["allow-net"], deny }, () => this.#own);
     const pseudonym = `seikan-${crypto.randomUUID().slice(0, 8)}`;
     return {
-      routes: new Reach(values, undefined).explicit(),
+      routes: new Reach(values, this.#viaSource).explicit(),
       permissions,
       users: this.#users,
       openToAll: values["no-auth"],
@@ -403,9 +408,7 @@ class Server {
     const listeners = this.#listeners.flatMap(({ addresses }) => addresses);
     const urls = this.#listeners.flatMap(({ addresses }, index) => {
       const scheme = this.#specs[index]!.isTls ? "https" : "http";
-      return addresses
-        .filter((address) => parseAuthority(address) !== undefined)
-        .map((address) => `${scheme}://${address}`);
+      return addresses.filter((address) => !/^(unix|fd):/.test(address)).map((address) => `${scheme}://${address}`);
     });
     const report = { pid: process.pid, listeners, urls };
     announceReady(
@@ -415,7 +418,9 @@ class Server {
     );
     this.#io.event("ready", report);
     this.#io.log.info(`listening on ${urls.length > 0 ? urls.join(" ") : listeners.join(" ")}`);
-    if (urls[0] !== undefined) this.#io.log.info(`try: curl -x ${tryUrl(urls[0], this.#users)} https://example.com`);
+    // Behind a PROXY header no client gets in by itself.
+    if (urls[0] !== undefined && !values["proxy-protocol"])
+      this.#io.log.info(`try: curl -x ${tryUrl(urls[0], this.#users)} https://example.com`);
   }
 }
 

@@ -48,7 +48,6 @@ export const OUTCOMES = {
   "head-too-large": outcome(431, "http_request_error", 2),
   "head-timeout": outcome(408, "http_request_error", 1),
   "body-timeout": outcome(408, "http_request_error", 1),
-  "not-found": outcome(404, "destination_not_found", 3),
   loop: outcome(508, "proxy_loop_detected", 3),
   "limit-reached": outcome(503, "connection_limit_reached", 1),
   "bad-response": outcome(502, "http_protocol_error", 3),

@@ -25,9 +25,7 @@ export function runWrapped(command: readonly string[], env: Record<string, strin
       stdio: ["inherit", "inherit", "inherit"],
     });
   } catch (cause) {
-    throw new SeikanError("command-not-executable", `cannot execute ${command[0]}: ${(cause as Error).message}`, {
-      cause,
-    });
+    throw spawnError(command[0]!, cause);
   }
   const pass = (signal: NodeJS.Signals) => {
     // Ctrl-C reached the child, too: it shares our terminal.
@@ -41,6 +39,16 @@ export function runWrapped(command: readonly string[], env: Record<string, strin
     return 128 + (constants.signals[child.signalCode as keyof typeof constants.signals] ?? 0);
   });
   return { exited, kill: (signal) => child.kill(signal) };
+}
+
+function spawnError(name: string, cause: unknown): SeikanError {
+  const code = (cause as { code?: string }).code ?? String(cause);
+  if (code === "ENOEXEC")
+    return new SeikanError("command-not-executable", `cannot execute ${name}: it is no program`, { cause });
+  if (["EACCES", "EPERM", "EISDIR", "ENOTDIR", "ELOOP", "ENOENT"].includes(code)) {
+    return new SeikanError("command-not-executable", `cannot execute ${name}: ${code}`, { cause });
+  }
+  return new SeikanError("command-failed", `cannot start ${name}: ${code}`, { cause });
 }
 
 function findExecutable(name: string, env: Record<string, string>): string {

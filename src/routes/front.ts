@@ -1,4 +1,4 @@
-import { inNetwork, parseIp, type Network } from "../core/address.ts";
+import { inNetwork, isLoopbackHost, parseIp, type Network } from "../core/address.ts";
 import { after, deadlineIn } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, Sink } from "../core/stream.ts";
@@ -112,7 +112,8 @@ export async function readProxyHeader(
     if (!isTrusted) throw new SeikanError("bad-request", `${client.address} is no --trusted-proxy`);
     const step = decodeStep(decodeProxyHeader, 16 + 65535);
     const { source } = await readStep(stream, step, deadlineIn(context.limits.headMs), stream.label);
-    return source === undefined ? client : { ...client, ...source };
+    if (source === undefined) return client;
+    return { ...source, exposed: client.exposed || !isLoopbackHost(source.address) };
   } catch (thrown) {
     const error = toSeikanError(thrown);
     context.log.debug(`PROXY header refused: ${error.message}`, { peer: client.address });

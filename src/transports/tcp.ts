@@ -1,3 +1,4 @@
+import { readFileSync, readlinkSync } from "node:fs";
 import type { SocketHandler } from "bun";
 import { formatHostPort, formatTarget, parseIp, type ListenAddress, type TcpTarget } from "../core/address.ts";
 import { after, before, now, type Deadline } from "../core/clock.ts";
@@ -263,7 +264,8 @@ function listenOne(address: ListenAddress, accept: Accept): Listener {
     if (address.kind === "fd") {
       // Bun takes an inherited descriptor though its types do not say so.
       const inherited = Bun.listen({ ...common, fd: address.fd } as never);
-      return { addresses: [`fd:${address.fd}`], port: undefined, close: () => inherited.stop() };
+      const bound = inheritedAddress(address.fd);
+      return { addresses: [bound ?? `fd:${address.fd}`], port: undefined, close: () => inherited.stop() };
     }
     const listener = Bun.listen<StreamFeed>({ ...common, hostname: address.host, port: address.port });
     const addresses = [formatHostPort(address.host, listener.port)];
@@ -271,6 +273,29 @@ function listenOne(address: ListenAddress, accept: Accept): Listener {
   } catch (cause) {
     throw listenError(address, cause);
   }
+}
+
+/** What an inherited TCP descriptor is bound to, where the kernel tells (Linux): Bun does not. */
+function inheritedAddress(fd: number): string | undefined {
+  if (process.platform !== "linux") return undefined;
+  try {
+    const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1];
+    const rows = ["tcp", "tcp6"].flatMap((table) => readFileSync(`/proc/net/${table}`, "latin1").split("\n"));
+    const local = rows.map((row) => row.trim().split(/\s+/)).find((columns) => columns[9] === inode)?.[1];
+    const [address, port] = local?.split(":") ?? [];
+    return address === undefined ? undefined : formatHostPort(kernelAddress(address), Number.parseInt(port!, 16));
+  } catch {
+    return undefined;
+  }
+}
+
+/** `0100007F` is 127.0.0.1: words of four bytes in the machine's order, which is little-endian wherever Bun runs. */
+function kernelAddress(hex: string): string {
+  const bytes = Buffer.from(hex, "hex");
+  bytes.swap32();
+  if (bytes.length === 4) return bytes.join(".");
+  const groups = Array.from({ length: 8 }, (_, index) => bytes.readUInt16BE(index * 2).toString(16));
+  return parseIp(groups.join(":"))!.toString();
 }
 
 function admit(socket: StreamSocket, accept: Accept): void {

@@ -33,7 +33,6 @@ describe("http-rules.md 2H", () => {
   const table: [code: ErrorCode, status: number, proxyError: string][] = [
     ["name-not-found", 502, "dns_error"],
     ["name-timeout", 504, "dns_timeout"],
-    ["not-found", 404, "destination_not_found"],
     ["address-denied", 403, "destination_ip_prohibited"],
     ["target-denied", 403, "http_request_denied"],
     ["connect-refused", 502, "connection_refused"],

@@ -324,7 +324,7 @@ describe("a listener", () => {
   test.if(CAN_LISTEN_RAW)("takes a descriptor that listens already", async () => {
     const inherited = new DeafListener("127.0.0.1", 16);
     using server = open({ kind: "fd", fd: inherited.fd });
-    expect([server.listener.addresses, server.listener.port]).toEqual([[`fd:${inherited.fd}`], undefined]);
+    expect([server.listener.addresses, server.listener.port]).toEqual([[`127.0.0.1:${inherited.port}`], undefined]);
     using socket = await dialRaw(inherited.port);
     await until(() => server.accepted.length === 1, "it accepts");
     socket.reset();
