@@ -143,7 +143,7 @@ export const REACH_OPTIONS = {
     separator: "\n",
     secret: true,
     parse: text,
-    help: "Add a field to each CONNECT; Host replaces ours",
+    help: "Add a field to each request to an HTTP proxy; Host replaces ours in CONNECT",
   }),
   "proxy-cacert": value({
     group: "Proxy",

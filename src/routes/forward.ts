@@ -207,7 +207,8 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     const upstream = await this.#reach();
     if (this.#over) return upstream.abort(new SeikanError("cancelled", "the client has gone"));
     const authorization = this.#attempt?.value;
-    const added = authorization === undefined ? [] : ["Proxy-Authorization", authorization];
+    const added = withoutFields(this.#way?.httpProxy?.fields ?? [], (name) => name === "host");
+    if (authorization !== undefined) added.push("Proxy-Authorization", authorization);
     this.#upstream = new Writer(upstream);
     this.#upstream.put(formatHead(`${this.#head.method} ${target} HTTP/1.1`, [...fields, ...added]));
     upstream.attach(this);

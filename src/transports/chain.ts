@@ -22,7 +22,7 @@ export type HopScheme = keyof typeof DEFAULT_PORTS;
 /** What all hops of a chain share. */
 export interface HopSettings {
   readonly tcp: TcpOptions;
-  /** Added to each CONNECT. */
+  /** Added to each request to an HTTP proxy. */
   readonly fields: Fields;
   /** For TLS to proxies; the peer and its name come from the hop. */
   readonly tls: Omit<TlsClientOptions, "peer" | "serverName">;

@@ -13,7 +13,7 @@ export interface HttpHop {
   /** Sends the proxy's name to people: `http://proxy:3128`. */
   readonly name: string;
   readonly credentials: ProxyCredentials;
-  /** Added to each CONNECT; `Host` replaces ours. */
+  /** Added to each request; in CONNECT `Host` replaces ours. */
   readonly fields: Fields;
   /** Opens a connection to the proxy itself, TLS included where it speaks that. */
   readonly reach: Dialer;

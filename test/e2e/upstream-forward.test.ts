@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { startSquid, startTinyproxy, type ForeignProxy } from "../support/foreign.ts";
 import { program } from "../support/programs.ts";
+import { dialRaw, RawServer } from "../support/raw.ts";
 import { runProgram, startSeikan } from "../support/seikan.ts";
 
 setDefaultTimeout(60_000);
@@ -85,4 +86,15 @@ test.skipIf(program("tinyproxy") === undefined)("a request forwarded through tin
   const [answer, status] = stdout.split("\n");
   expect(status).toBe("200");
   expect(JSON.parse(answer!)).toMatchObject({ path: "/page", body: "some body" });
+});
+
+test("--proxy-header reaches the upstream proxy with forwarded requests, too", async () => {
+  using proxy = new RawServer();
+  const via = `http://127.0.0.1:${proxy.port}`;
+  await using serve = await startSeikan(["serve", "-l", "127.0.0.1:0", "--via", via, "--proxy-header", "X-Team: blue"]);
+  using client = await dialRaw(serve.port);
+  client.send("GET http://origin.test/a HTTP/1.1\r\nHost: origin.test\r\n\r\n");
+  const head = await (await proxy.next()).sees("\r\n\r\n");
+  expect(head).toStartWith("GET http://origin.test/a HTTP/1.1\r\nHost: origin.test\r\n");
+  expect(head).toContain("\r\nX-Team: blue\r\n");
 });
