@@ -1,143 +1,56 @@
-import { canonicalHost, formatTarget, parsePort, tcpTarget, type TcpTarget } from "../core/address.ts";
+import { formatTarget } from "../core/address.ts";
 import { bridge } from "../core/bridge.ts";
 import { deadlineIn, now, sweep } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
+import type { CredentialAttempt } from "../transports/proxy-credentials.ts";
 import {
   endToEnd,
   fieldTokens,
   fieldValues,
   formatHead,
-  nominatesFraming,
   safeTrailers,
   withoutFields,
   type Fields,
 } from "../wire/fields.ts";
 import { ResponseReader, type MessageHandler, type RequestHead, type ResponseHead } from "../wire/http1.ts";
 import { errorAnswer, textAnswer } from "./answers.ts";
-import type { CredentialAttempt } from "../transports/proxy-credentials.ts";
-import { checkTarget, dialTarget } from "./context.ts";
-import type { BodyTaker, HttpConnection } from "./http.ts";
+import { checkTarget, dialTarget, type Client, type RouteContext } from "./context.ts";
+import { forwardedFields, maxForwards, wantsWebSocket, type ForwardTarget } from "./forward-request.ts";
+import { lastChunk, MessageWriter } from "./message-writer.ts";
 import type { Way } from "./route-table.ts";
+import { KeptUpstream, type UpstreamSlot } from "./upstream.ts";
 
-/** An absolute-form request, taken apart. */
-export interface ForwardTarget {
-  readonly tcp: TcpTarget;
-  /** Host as it goes to the origin: without the default port. */
-  readonly host: string;
-  /** Path and query byte for byte, `/` where there was none. */
-  readonly path: string;
+/** Gets the body of the request that is being answered. */
+export interface BodyTaker {
+  /** `false`: stop until the connection is resumed. */
+  write(chunk: Uint8Array): boolean;
+  end(trailers: Fields): void;
 }
 
-/** Absolute-form `http://host[:port]/path` (RFC 9112 section 3.2.2); throws on anything else. */
-export function parseForwardTarget(head: RequestHead): ForwardTarget {
-  const match = /^([a-z][a-z0-9+.-]*):\/\/([^/?#]*)([^#]*)$/i.exec(head.target);
-  if (match === null) throw new SeikanError("bad-request", "the request target is no absolute http:// URL");
-  if (match[1]!.toLowerCase() !== "http") {
-    throw new SeikanError("request-unsupported", `this proxy forwards http:// only, not ${match[1]}://`, {
-      hints: ["clients reach https:// through CONNECT"],
-    });
-  }
-  const authority = match[2]!;
-  if (authority.includes("@")) throw new SeikanError("bad-request", "a request target carries no user or password");
-  const parts = /^(\[[^\]]*\]|[^:]*)(?::(\d*))?$/.exec(authority);
-  const host = parts === null ? undefined : canonicalHost(parts[1]!);
-  const port = parts?.[2] === undefined || parts[2] === "" ? 80 : parsePort(parts[2]);
-  if (host === undefined || port === undefined)
-    throw new SeikanError("bad-request", "the request target has no valid host");
-  const tcp = tcpTarget(host, port);
-  const rest = match[3]!;
-  const path = rest === "" ? (head.method === "OPTIONS" ? "*" : "/") : rest.startsWith("?") ? `/${rest}` : rest;
-  return { tcp, host: port === 80 ? formatTarget(tcp).replace(/:80$/, "") : formatTarget(tcp), path };
-}
-
-/** An upstream connection between two requests of one client. */
-export interface UpstreamSlot {
-  kept: KeptUpstream | undefined;
-}
-
-class KeptUpstream implements Sink {
+/** What an exchange may do with the client connection it answers on. */
+export interface ClientConnection {
+  readonly context: RouteContext;
   readonly stream: ByteStream;
-  readonly origin: string;
-  readonly #slot: UpstreamSlot;
-
-  constructor(slot: UpstreamSlot, stream: ByteStream, origin: string) {
-    this.#slot = slot;
-    this.stream = stream;
-    this.origin = origin;
-    slot.kept = this;
-    stream.attach(this);
-  }
-
-  /** Bytes nobody asked for are never matched to the next request (RFC 9112 section 9.2). */
-  onData(): void {
-    this.abort(new SeikanError("bad-response", "the origin sent bytes without a request"));
-  }
-
-  onEnd(): void {
-    this.abort(new SeikanError("cancelled", "the origin closed an idle connection"));
-  }
-
-  onDrain(): void {}
-
-  onClose(): void {
-    if (this.#slot.kept === this) this.#slot.kept = undefined;
-  }
-
-  abort(reason: SeikanError): void {
-    this.stream.abort(reason);
-  }
-}
-
-/** Small pieces are joined into one write; larger ones are passed on as they are. */
-const JOIN_BYTES = 16 * 1024;
-
-/** Gathers what one turn writes to a stream. */
-class Writer {
-  readonly stream: ByteStream;
-  #pieces: Uint8Array[] = [];
-  #length = 0;
-  bytes = 0;
-
-  constructor(stream: ByteStream) {
-    this.stream = stream;
-  }
-
-  put(piece: Uint8Array): void {
-    this.#pieces.push(piece);
-    this.#length += piece.length;
-  }
-
-  body(chunk: Uint8Array, chunked: boolean): void {
-    this.bytes += chunk.length;
-    if (chunked) this.put(Buffer.from(`${chunk.length.toString(16)}\r\n`, "latin1"));
-    this.put(chunk);
-    if (chunked) this.put(CRLF);
-  }
-
-  /** `false`: the stream wants no more for now. */
-  flush(): boolean {
-    const pieces = this.#pieces;
-    if (pieces.length === 0) return true;
-    this.#pieces = [];
-    const joined = this.#length <= JOIN_BYTES ? [pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces)] : pieces;
-    this.#length = 0;
-    let ready = true;
-    for (const piece of joined) ready = this.stream.write(piece);
-    return ready;
-  }
-}
-
-const CRLF = Buffer.from("\r\n");
-
-function lastChunk(trailers: Fields): Uint8Array {
-  if (trailers.length === 0) return Buffer.from("0\r\n\r\n");
-  return Buffer.concat([Buffer.from("0\r\n"), formatHead("", trailers).subarray(2)]);
+  readonly client: Client;
+  readonly upstream: UpstreamSlot;
+  readonly isRequestComplete: boolean;
+  /** Hands the request's body over as it comes; `resume` after a `write` that said false. */
+  takeBody(taker: BodyTaker): void;
+  resume(): void;
+  /** The answer is complete: the next request may be read. */
+  nextRequest(): void;
+  /** Ends the connection behind what was written. */
+  finish(): void;
+  /** Leaves the last word to `last`, which owns the stream. */
+  finishWith(last: (stream: ByteStream) => void): void;
+  /** Gives the stream away: an upgraded connection. */
+  leave(): ByteStream;
 }
 
 /** One request forwarded and its answer brought back. Owns the upstream stream while it runs. */
 export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
-  readonly #connection: HttpConnection;
+  readonly #connection: ClientConnection;
   readonly #head: RequestHead;
   readonly #target: ForwardTarget;
   readonly #exposed: boolean;
@@ -145,8 +58,8 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   readonly #startedAt = now();
   readonly #done = Promise.withResolvers<void>();
   #reader: ResponseReader;
-  readonly #client: Writer;
-  #upstream: Writer | undefined;
+  readonly #client: MessageWriter;
+  #upstream: MessageWriter | undefined;
   #way: Way | undefined;
   /** Our credentials at an upstream proxy. */
   #attempt: CredentialAttempt | undefined;
@@ -161,7 +74,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   readonly #watch: (time: number) => boolean;
 
   constructor(
-    connection: HttpConnection,
+    connection: ClientConnection,
     head: RequestHead,
     target: ForwardTarget,
     who: { exposed: boolean; user: string | undefined },
@@ -171,7 +84,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#target = target;
     this.#exposed = who.exposed;
     this.#user = who.user;
-    this.#client = new Writer(connection.stream);
+    this.#client = new MessageWriter(connection.stream);
     this.#reader = this.#newReader();
     this.#watch = this.#stallWatch();
   }
@@ -192,8 +105,9 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   }
 
   async #start(): Promise<void> {
-    const fields = this.#requestFields();
-    if (fields === undefined) return;
+    const { via } = this.#connection.context;
+    const fields = forwardedFields(this.#head, this.#target.host, via);
+    if (maxForwards(this.#head) === 0) return this.#answerOptions();
     this.#way = this.#connection.context.routes.choose(this.#target.tcp);
     const proxy = this.#way.httpProxy;
     const url = `http://${this.#target.host}${this.#target.path}`;
@@ -209,7 +123,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     const authorization = this.#attempt?.value;
     const added = withoutFields(this.#way?.httpProxy?.fields ?? [], (name) => name === "host");
     if (authorization !== undefined) added.push("Proxy-Authorization", authorization);
-    this.#upstream = new Writer(upstream);
+    this.#upstream = new MessageWriter(upstream);
     this.#upstream.put(formatHead(`${this.#head.method} ${target} HTTP/1.1`, [...fields, ...added]));
     upstream.attach(this);
     upstream.resume();
@@ -220,60 +134,13 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
 
   // --- the request -----------------------------------------------------------
 
-  /** The fields as they go on; undefined when the request was answered here. */
-  #requestFields(): string[] | undefined {
-    const { method, fields, framing, minor } = this.#head;
-    const { via } = this.#connection.context;
-    if (nominatesFraming(fields))
-      throw new SeikanError("bad-request", "Connection names a field that frames the message");
-    if (method === "TRACE") throw new SeikanError("method-refused", "TRACE is not forwarded");
-    this.#checkExpect();
-    if (via !== undefined && fieldTokens(fields, "via").some((entry) => entry.split(/\s+/)[1] === via.toLowerCase())) {
-      throw new SeikanError("loop", "this request has been here before (Via)");
-    }
-    const kept = withoutFields(
-      endToEnd(fields),
-      (name) => name === "host" || (name === "content-length" && framing === "chunked"),
-    );
-    const forwards = this.#maxForwards(kept);
-    if (forwards === undefined) return undefined;
-    const added = ["Host", this.#target.host, ...forwards];
-    if (via !== undefined) added.push("Via", `1.${minor} ${via}`);
-    if (framing === "chunked") added.push("Transfer-Encoding", "chunked");
-    if (fieldTokens(fields, "te").includes("trailers")) added.push("TE", "trailers", "Connection", "TE");
-    if (this.#wantsWebSocket()) added.push("Connection", "Upgrade", "Upgrade", "websocket");
-    return added;
-  }
-
-  #checkExpect(): void {
-    const { fields, minor } = this.#head;
-    const expectations = fieldTokens(fields, "expect");
-    if (minor === 1 && expectations.some((token) => token !== "100-continue")) {
-      throw new SeikanError("expectation-failed", "the only expectation is 100-continue");
-    }
-  }
-
-  /** RFC 9110 section 7.6.2, for OPTIONS. */
-  #maxForwards(kept: string[]): string[] | undefined {
-    const [text] = this.#head.method === "OPTIONS" ? fieldValues(kept, "max-forwards") : [];
-    if (text === undefined || !/^\d+$/.test(text.trim())) return kept;
-    const left = Number(text);
-    if (left > 0) return [...withoutFields(kept, (name) => name === "max-forwards"), "Max-Forwards", String(left - 1)];
+  /** An OPTIONS request that may go no further asks us. */
+  #answerOptions(): void {
     const fields = ["Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT"];
     this.#status = 200;
     this.#connection.stream.write(textAnswer({ status: 200, text: "seikan", fields }));
     this.#connection.finish();
     this.#settle(undefined);
-    return undefined;
-  }
-
-  #wantsWebSocket(): boolean {
-    const { fields, minor } = this.#head;
-    return (
-      minor === 1 &&
-      fieldTokens(fields, "connection").includes("upgrade") &&
-      fieldTokens(fields, "upgrade").includes("websocket")
-    );
   }
 
   /** What an upstream connection may be used for again. */
@@ -331,7 +198,10 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   }
 
   onHead(head: ResponseHead): void {
-    if (head.status === 101 && !(this.#wantsWebSocket() && fieldTokens(head.fields, "upgrade").includes("websocket"))) {
+    if (
+      head.status === 101 &&
+      !(wantsWebSocket(this.#head) && fieldTokens(head.fields, "upgrade").includes("websocket"))
+    ) {
       throw new SeikanError("bad-response", "the origin switched protocols unasked");
     }
     if (head.status === 407 && this.#attempt !== undefined) return this.#challenged(head);

@@ -7,17 +7,12 @@ import { RequestReader, type MessageHandler, type RequestHead } from "../wire/ht
 import { closeWith, errorAnswer, lingeringClose, textAnswer } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
 import type { Client, RouteContext } from "./context.ts";
-import { Exchange, parseForwardTarget, type UpstreamSlot } from "./forward.ts";
+import { parseForwardTarget } from "./forward-request.ts";
+import { Exchange, type BodyTaker, type ClientConnection } from "./forward.ts";
+import type { UpstreamSlot } from "./upstream.ts";
 import { parseBasic } from "./users.ts";
 
 const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
-
-/** Gets the body of the request that is being answered. */
-export interface BodyTaker {
-  /** `false`: stop until the connection is resumed. */
-  write(chunk: Uint8Array): boolean;
-  end(trailers: Fields): void;
-}
 
 /**
  * One HTTP/1 client connection. Owns its stream until a route takes it over.
@@ -25,7 +20,7 @@ export interface BodyTaker {
  * Requests are answered one at a time and in order: while one is being
  * answered, nothing of the next is read.
  */
-export class HttpConnection implements Sink, MessageHandler<RequestHead> {
+export class HttpConnection implements Sink, MessageHandler<RequestHead>, ClientConnection {
   readonly context: RouteContext;
   readonly stream: ByteStream;
   readonly client: Client;

@@ -2,6 +2,7 @@ import { tlsClient, tlsServer } from "../../src/transports/tls.ts";
 import { memoryPair } from "../../src/transports/memory.ts";
 import { describeStreams, type StreamPair } from "../contract/stream.ts";
 import { certificateFor } from "../support/certificates.ts";
+import { httpConnectPair, socksPair } from "../support/handshakes.ts";
 import { pairOf, soon, tcpPair, unixPair } from "../support/pairs.ts";
 
 const certificate = certificateFor("localhost");
@@ -22,3 +23,7 @@ describeStreams("unix", unixPair, { carriesReset: false });
 describeStreams("tls", async () => overTls(await tcpPair()));
 describeStreams("tls over memory", async () => overTls(pairOf(...memoryPair())));
 describeStreams("tls in tls", async () => overTls(await overTls(await tcpPair())));
+describeStreams("http-connect", httpConnectPair);
+describeStreams("tls in http-connect", async () => overTls(await httpConnectPair()));
+describeStreams("socks5", () => socksPair(5));
+describeStreams("socks4a", () => socksPair(4));

@@ -1,0 +1,319 @@
+import {
+  formatTarget,
+  isLoopbackHost,
+  parseListen,
+  parseTarget,
+  type ListenAddress,
+  type Target,
+} from "../core/address.ts";
+import { bridge } from "../core/bridge.ts";
+import { now, sleep } from "../core/clock.ts";
+import { SeikanError, toSeikanError, usageError } from "../core/errors.ts";
+import { LiveSet, Scope } from "../core/scope.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { runWrapped } from "../platform/child.ts";
+import { connectionCapacity } from "../platform/descriptors.ts";
+import { announceReady } from "../platform/ready.ts";
+import type { RouteContext } from "../routes/context.ts";
+import { serveClient, type Protocols } from "../routes/front.ts";
+import { Permissions } from "../routes/permissions.ts";
+import { Users } from "../routes/users.ts";
+import { listen } from "../transports/tcp.ts";
+import type { Listener, Peer } from "../transports/transport.ts";
+import { HEAD_LIMITS } from "../wire/http1.ts";
+import { accessLogger } from "./access-log.ts";
+import type { CommandIo } from "./command.ts";
+import { Lifetime } from "./lifetime.ts";
+import type { ConnectInvocation } from "./connect-options.ts";
+import { logEnd, type Reaching } from "./reaching.ts";
+
+export type Forward =
+  | { readonly kind: "fixed"; readonly local: ListenAddress; readonly target: Target }
+  | { readonly kind: "dynamic"; readonly local: ListenAddress; readonly scheme: "socks5" | "http" | "mixed" };
+
+/** Reads one `-L`; a local address alone leads to `target`. */
+export function parseForward(spec: string, target: Target | undefined): Forward {
+  const dynamic = /^(socks5|http|mixed):\/\/(.+?)\/?$/.exec(spec);
+  if (dynamic !== null) {
+    return { kind: "dynamic", scheme: dynamic[1] as "socks5" | "http" | "mixed", local: parseListen(dynamic[2]!) };
+  }
+  const at = spec.indexOf("=");
+  if (at > 0) return { kind: "fixed", local: parseListen(spec.slice(0, at)), target: parseTarget(spec.slice(at + 1)) };
+  const ssh = /^((?:(?:\[[^\]]+\]|[^:[\]]*):)?\d+):((?:\[[^\]]+\]|[^:[\]]+):\d+)$/.exec(spec);
+  if (ssh !== null) return { kind: "fixed", local: parseListen(ssh[1]!), target: parseTarget(ssh[2]!) };
+  const local = parseListen(spec);
+  if (target === undefined) {
+    throw usageError(
+      `-L ${spec} has no target`,
+      `name it: -L ${spec}=HOST:PORT, or as an argument: seikan connect -L ${spec} HOST:PORT`,
+    );
+  }
+  return { kind: "fixed", local, target };
+}
+
+const PROTOCOLS: Readonly<Record<"socks5" | "http" | "mixed", Protocols>> = {
+  socks5: "socks",
+  http: "http",
+  mixed: "all",
+};
+
+interface Listening {
+  readonly forward: Forward;
+  readonly listener: Listener;
+}
+
+/** The local listeners of one `connect -L`, and the command behind them. */
+export class LocalServer {
+  readonly #reaching: Reaching;
+  readonly #forwards: readonly Forward[];
+  readonly #invocation: ConnectInvocation;
+  readonly #io: CommandIo;
+  readonly #live = new LiveSet();
+  readonly #listening: Listening[] = [];
+  readonly #maxConnections: number;
+  readonly #firstDone = Promise.withResolvers<SeikanError | undefined>();
+  #accepted = 0;
+  #draining = false;
+
+  constructor(reaching: Reaching, forwards: readonly Forward[], invocation: ConnectInvocation, io: CommandIo) {
+    this.#reaching = reaching;
+    this.#forwards = forwards;
+    this.#invocation = invocation;
+    this.#io = io;
+    this.#maxConnections = invocation.values["max-connections"] ?? connectionCapacity();
+    this.#checkForwards();
+  }
+
+  async run(scope: Scope): Promise<number> {
+    const { values, tail } = this.#invocation;
+    scope.own(() => this.#live.abortAll(new SeikanError("shutdown", "seikan ends")));
+    scope.own(() => this.#stopListening());
+    await this.#listen();
+    if (tail !== undefined) {
+      this.#announce(scope);
+      return this.#runCommand(tail, scope);
+    }
+    // Before anybody is told that we are ready: a signal may follow at once.
+    const lifetime = new Lifetime({ timeoutMs: values.timeout, status: () => this.#printStatus() });
+    scope.own(() => lifetime.release());
+    this.#announce(scope);
+    const once = values.once ? this.#firstDone.promise : new Promise<never>(() => {});
+    const ended = await Promise.race([lifetime.stopping, lifetime.ended, once.then((error) => ({ error }))]);
+    if (typeof ended === "number") return ended;
+    if (typeof ended === "object") {
+      if (ended.error !== undefined) throw ended.error;
+      return 0;
+    }
+    return Promise.race([this.#drain(), lifetime.ended]);
+  }
+
+  async #drain(): Promise<number> {
+    this.#draining = true;
+    this.#stopListening();
+    await this.#live.drain(this.#invocation.values["drain-timeout"]);
+    return 0;
+  }
+
+  #stopListening(): void {
+    for (const { listener } of this.#listening) listener.close();
+  }
+
+  async #listen(): Promise<void> {
+    for (const forward of this.#forwards) {
+      if (forward.local.kind === "unix") {
+        const { removeIfStale } = await import("../transports/stale-socket.ts");
+        await removeIfStale(forward.local.path);
+      }
+      const serve = this.#server(forward);
+      const listener = listen(forward.local, (stream, peer) => this.#accept(stream, peer, serve));
+      this.#listening.push({ forward, listener });
+    }
+  }
+
+  #accept(stream: ByteStream, peer: Peer, serve: (stream: ByteStream, peer: Peer) => void): void {
+    const isFull = this.#live.size >= this.#maxConnections;
+    if (isFull || (this.#invocation.values.once && this.#accepted > 0)) {
+      if (isFull) this.#io.log.warn(`refusing a connection: ${this.#maxConnections} is the most allowed`);
+      return stream.abort(new SeikanError("limit-reached", "too many connections"));
+    }
+    this.#accepted++;
+    if (this.#invocation.values.once) this.#stopListening();
+    serve(stream, peer);
+  }
+
+  #server(forward: Forward): (stream: ByteStream, peer: Peer) => void {
+    if (forward.kind === "fixed") return (stream, peer) => void this.#forwardOne(stream, peer, forward.target);
+    const context = this.#dynamicContext();
+    const exposed = isOutside(forward.local);
+    return (stream, peer) => {
+      serveClient(context, stream, { ...peer, exposed }, PROTOCOLS[forward.scheme]);
+      void stream.closed.then(({ error }) => this.#firstDone.resolve(error));
+    };
+  }
+
+  async #forwardOne(inbound: ByteStream, peer: Peer, target: Target): Promise<void> {
+    this.#live.add(inbound);
+    const name = peer.address === "" ? "unix" : `${peer.address}:${peer.port}`;
+    const startedAt = now();
+    try {
+      const way = this.#reaching.choose(target);
+      const outbound = await this.#reaching.dial(target, way);
+      const { values } = this.#invocation;
+      const result = await bridge(inbound, outbound, {
+        lingerMs: values["linger-timeout"],
+        idleMs: values["idle-timeout"],
+      });
+      logEnd(this.#io, name, target, way, result, startedAt);
+      this.#firstDone.resolve(result.error);
+    } catch (thrown) {
+      const error = toSeikanError(thrown);
+      // A reset says "this did not work" where a FIN would say "there was nothing".
+      inbound.abort(error);
+      this.#io.event("failed", { peer: name, target: formatTarget(target), code: error.code, message: error.message });
+      this.#io.log.warn(error.message, {
+        peer: name,
+        target: formatTarget(target),
+        hint: error.hints[0],
+        ms: Math.round(now() - startedAt),
+      });
+      this.#firstDone.resolve(error);
+    } finally {
+      this.#live.delete(inbound);
+    }
+  }
+
+  #dynamicContext(): RouteContext {
+    const { values } = this.#invocation;
+    return {
+      routes: this.#reaching,
+      permissions: new Permissions({ allow: [], deny: [] }, () => []),
+      users: values.auth.length === 0 ? undefined : new Users(values.auth),
+      openToAll: values["no-auth"],
+      limits: {
+        head: HEAD_LIMITS,
+        headMs: 30_000,
+        bodyMs: 60_000,
+        connectMs: values["connect-timeout"],
+        lingerMs: values["linger-timeout"],
+        idleMs: values["idle-timeout"],
+      },
+      via: undefined,
+      proxyName: "seikan",
+      greeting: "This is a local proxy of seikan connect; there is no page here.",
+      isDraining: () => this.#draining,
+      live: this.#live,
+      log: this.#io.log,
+      access: accessLogger(values.json && this.#invocation.tail === undefined ? "json" : "pretty", false, this.#io),
+    };
+  }
+
+  #checkForwards(): void {
+    const { values } = this.#invocation;
+    const dynamic = this.#forwards.filter((forward) => forward.kind === "dynamic");
+    if (dynamic.length > 0 && values.tls)
+      throw usageError("--tls is about one target, and a dynamic listener has many");
+    const exposed = dynamic.find(({ local }) => isOutside(local));
+    if (exposed !== undefined && values.auth.length === 0 && !values["no-auth"]) {
+      throw usageError(
+        "refusing to be an open proxy: a dynamic listener can be reached from other machines",
+        "add --auth USER:PASS, listen on loopback, or say --no-auth if that is what you want",
+      );
+    }
+  }
+
+  #printStatus(): void {
+    this.#io.log.info("status", { connections: this.#live.size, accepted: this.#accepted });
+  }
+
+  // --- ready, and the command behind it ------------------------------------------
+
+  #announce(scope: Scope): void {
+    const { values } = this.#invocation;
+    const listeners = this.#listening.flatMap(({ listener }) => listener.addresses);
+    const urls = this.#listening.flatMap(({ forward, listener }) =>
+      forward.kind === "dynamic" ? listener.addresses.map((address) => proxyUrl(forward, address)) : [],
+    );
+    const report = { pid: process.pid, listeners, urls };
+    announceReady(
+      report,
+      { file: values["ready-file"], fd: values["ready-fd"], notifySocket: this.#io.env.NOTIFY_SOCKET },
+      scope,
+    );
+    this.#io.event("ready", report);
+    for (const { forward, listener } of this.#listening) {
+      const to = forward.kind === "fixed" ? formatTarget(forward.target) : `any target (${forward.scheme})`;
+      this.#io.log.info(`listening on ${listener.addresses.join(" ")} for ${to}`);
+    }
+  }
+
+  async #runCommand(tail: readonly string[], scope: Scope): Promise<number> {
+    const places = this.#listening.map(({ listener }) => placeOf(listener));
+    const words = tail.map((word) => fillIn(word, places[0]!));
+    const child = runWrapped(words, { ...this.#io.childEnv, ...childVariables(places), ...this.#proxyVariables() });
+    const { timeout } = this.#invocation.values;
+    if (timeout === undefined || timeout === 0) return child.exited;
+    const expired = sleep(timeout).then(() => "expired" as const);
+    const first = await Promise.race([child.exited, expired]);
+    if (first !== "expired") return first;
+    child.kill("SIGTERM");
+    scope.own(() => Promise.race([child.exited, sleep(2000)]));
+    throw new SeikanError("run-timeout", `--timeout: the command was not done after ${timeout / 1000} s`);
+  }
+
+  #proxyVariables(): Record<string, string> {
+    const dynamic = this.#listening.find(({ forward }) => forward.kind === "dynamic");
+    if (dynamic === undefined || dynamic.forward.kind !== "dynamic") return {};
+    const url = proxyUrl(dynamic.forward, placeOf(dynamic.listener).addr);
+    const names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+    return Object.fromEntries(
+      names.flatMap((name) => [
+        [name, url],
+        [name.toLowerCase(), url],
+      ]),
+    );
+  }
+}
+
+function isOutside(address: ListenAddress): boolean {
+  return address.kind === "fd" || (address.kind === "tcp" && !isLoopbackHost(address.host));
+}
+
+function proxyUrl(forward: { scheme: "socks5" | "http" | "mixed" }, address: string): string {
+  return `${forward.scheme === "socks5" ? "socks5h" : "http"}://${address}`;
+}
+
+/** Where a child finds a listener. */
+interface Place {
+  readonly host: string;
+  readonly port: string;
+  readonly addr: string;
+}
+
+function placeOf(listener: Listener): Place {
+  const address = listener.addresses[0]!;
+  const colon = address.lastIndexOf(":");
+  if (listener.port === undefined) return { host: address, port: "", addr: address };
+  const host = address
+    .slice(0, colon)
+    .replace(/^0\.0\.0\.0$/, "127.0.0.1")
+    .replace(/^\[::\]$/, "[::1]");
+  const port = address.slice(colon + 1);
+  return { host: host.replace(/^\[(.*)\]$/, "$1"), port, addr: `${host}:${port}` };
+}
+
+/** Known placeholders only; anything else in braces is the command's own. */
+function fillIn(word: string, place: Place): string {
+  return word.replace(/\{(host|port|addr)\}/g, (_, name: keyof Place) => place[name]);
+}
+
+function childVariables(places: readonly Place[]): Record<string, string> {
+  const variables: Record<string, string> = {};
+  const put = (place: Place, suffix: string) => {
+    variables[`SEIKAN_ADDR${suffix}`] = place.addr;
+    variables[`SEIKAN_HOST${suffix}`] = place.host;
+    variables[`SEIKAN_PORT${suffix}`] = place.port;
+  };
+  put(places[0]!, "");
+  if (places.length > 1) for (const [index, place] of places.entries()) put(place, `_${index + 1}`);
+  return variables;
+}

@@ -1,0 +1,115 @@
+import { formatTarget, type Target } from "../core/address.ts";
+import type { BridgeResult } from "../core/bridge.ts";
+import { deadlineIn, now, sleep } from "../core/clock.ts";
+import { toSeikanError, usageError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { formatWay, type Routes, type Way } from "../routes/route-table.ts";
+import { tlsClient, type TlsClientOptions } from "../transports/tls.ts";
+import type { CommandIo } from "./command.ts";
+import { Reach, readOptionFile } from "./reach.ts";
+import type { ConnectValues } from "./connect-options.ts";
+
+const RETRY_FIRST_MS = 250;
+const RETRY_LONGEST_MS = 10_000;
+
+/** Dials targets as the options say: hops, retries, TLS inside the tunnel. */
+export class Reaching implements Routes {
+  readonly #reach: Reach;
+  readonly #values: ConnectValues;
+  readonly #io: CommandIo;
+  readonly #tls: Omit<TlsClientOptions, "peer" | "serverName"> | undefined;
+  #retriesLeft: number;
+
+  constructor(values: ConnectValues, viaSource: string, io: CommandIo) {
+    this.#values = values;
+    this.#io = io;
+    this.#reach = new Reach(values, viaSource, authCommand(values, io));
+    this.#tls = targetTls(values);
+    this.#retriesLeft = values.retry;
+  }
+
+  choose(target: Target): Way {
+    return this.#reach.forTarget(target, this.#io.env).choose(target);
+  }
+
+  /** Retries count until the first success. */
+  async dial(target: Target, way: Way): Promise<ByteStream> {
+    for (let pause = RETRY_FIRST_MS; ; pause = Math.min(pause * 2, RETRY_LONGEST_MS)) {
+      try {
+        const stream = await this.#dialOnce(target, way);
+        this.#retriesLeft = 0;
+        return stream;
+      } catch (thrown) {
+        const error = toSeikanError(thrown);
+        if (this.#retriesLeft <= 0 || ![3, 124].includes(error.outcome.exit)) throw error;
+        this.#retriesLeft--;
+        const jittered = pause * (0.75 + Math.random() / 2);
+        this.#io.log.warn(`${error.message}; trying again in ${(jittered / 1000).toFixed(1)} s`, {
+          left: this.#retriesLeft,
+        });
+        await sleep(jittered);
+      }
+    }
+  }
+
+  async #dialOnce(target: Target, way: Way): Promise<ByteStream> {
+    const deadline = deadlineIn(this.#values["connect-timeout"]);
+    const stream = await way.dial(target, { deadline });
+    if (this.#tls === undefined) return stream;
+    const peer = formatTarget(target);
+    const serverName = this.#values.sni ?? (target.kind === "tcp" ? target.host : "localhost");
+    return tlsClient(stream, { ...this.#tls, peer, serverName }, deadline);
+  }
+}
+
+function authCommand(values: ConnectValues, io: CommandIo) {
+  const command = values["proxy-auth-command"];
+  if (command === undefined) return undefined;
+  const run = async (challenges: readonly string[]) => {
+    const { askCommand } = await import("../platform/ask-command.ts");
+    return askCommand(command, { ...io.childEnv, SEIKAN_CHALLENGE: challenges.join("\n") });
+  };
+  return { kind: "command", run } as const;
+}
+
+function targetTls(values: ConnectValues): Omit<TlsClientOptions, "peer" | "serverName"> | undefined {
+  const names = ["sni", "alpn", "cacert", "cert", "key"] as const;
+  const given =
+    names.find((name) => values[name] !== undefined) ??
+    (values["pin-sha256"].length > 0 ? "pin-sha256" : values.insecure ? "insecure" : undefined);
+  if (!values.tls) {
+    if (given !== undefined)
+      throw usageError(
+        `--${given} is about TLS to the target: add --tls`,
+        "for TLS to a proxy there are --proxy-cacert, --proxy-cert and --proxy-insecure",
+      );
+    return undefined;
+  }
+  if ((values.cert === undefined) !== (values.key === undefined)) throw usageError("--cert and --key belong together");
+  const read = (name: "cacert" | "cert" | "key") =>
+    values[name] === undefined ? undefined : readOptionFile(values[name], name);
+  return {
+    ca: read("cacert"),
+    cert: read("cert"),
+    key: read("key"),
+    alpn: values.alpn?.split(",").map((name) => name.trim()),
+    insecure: values.insecure,
+    pins: values["pin-sha256"].map((pin) => pin.replace(/^sha256\/\//, "")),
+  };
+}
+
+/** The end of one connection: a log line, and an event for scripts. */
+export function logEnd(
+  io: CommandIo,
+  peer: string,
+  target: Target,
+  way: Way,
+  result: BridgeResult,
+  startedAt: number,
+): void {
+  const { up, down, error } = result;
+  const ms = Math.round(now() - startedAt);
+  const fields = { peer, route: formatWay(way), up, down, ms, end: error?.code, why: error?.message };
+  io.log.info(`closed ${formatTarget(target)}`, fields);
+  io.event("closed", { target: formatTarget(target), ...fields });
+}

@@ -1,0 +1,123 @@
+import { parseAddressRange } from "../core/address.ts";
+import { choice, duration, flag, integer, list, size, text, value, type OptionSpecs } from "../core/options.ts";
+import { parsePattern, type Pattern } from "../core/pattern.ts";
+import { REACH_OPTIONS, type Invocation } from "./command.ts";
+
+export const SERVE_OPTIONS = {
+  listen: list({
+    group: "Listen",
+    short: "l",
+    metavar: "ADDR",
+    parse: text,
+    help: "PORT (loopback), ADDR:PORT, [v6]:PORT, unix:/path or fd:N; https:// in front for TLS [default: 127.0.0.1:8080]",
+  }),
+  "tls-cert": list({
+    group: "Listen",
+    metavar: "FILE",
+    parse: text,
+    help: "Certificate chain (PEM) of https:// listeners; several are chosen by server name",
+  }),
+  "tls-key": list({
+    group: "Listen",
+    metavar: "FILE",
+    parse: text,
+    help: "Its key, one for each --tls-cert, in the same order",
+  }),
+  "tls-client-ca": value({
+    group: "Listen",
+    metavar: "FILE",
+    parse: text,
+    help: "Clients of https:// listeners must show a certificate of this authority",
+  }),
+  "proxy-protocol": flag({ group: "Listen", help: "Every connection begins with a PROXY header, version 1 or 2" }),
+  "trusted-proxy": list({
+    group: "Listen",
+    metavar: "CIDR",
+    parse: parseAddressRange,
+    help: "Peers whose PROXY header is believed; loopback always is",
+  }),
+  auth: list({
+    group: "Users",
+    metavar: "USER:PASS",
+    separator: " ",
+    secret: true,
+    parse: text,
+    help: "Who may dial through this server",
+  }),
+  "auth-file": value({
+    group: "Users",
+    metavar: "FILE",
+    parse: text,
+    help: "htpasswd file with bcrypt or argon2 hashes, read again when it changes",
+  }),
+  "no-auth": flag({ group: "Users", help: "Let everybody dial, also on an exposed listener" }),
+  "allow-net": value({
+    group: "Permissions",
+    metavar: "LIST",
+    bare: "",
+    parse: patterns,
+    help: "What may be dialled: hosts, *.wildcards, host:port, :port, CIDRs; without LIST everything",
+  }),
+  "deny-net": list({
+    group: "Permissions",
+    metavar: "LIST",
+    separator: "\n",
+    parse: patterns,
+    help: "What may not be dialled; wins over --allow-net",
+  }),
+  ...REACH_OPTIONS,
+  "max-connections-per-address": value({
+    group: "Limits",
+    metavar: "N",
+    parse: integer(1, 1_000_000),
+    default: "1000",
+    help: "Connections from one address at once; loopback is not counted",
+  }),
+  "header-timeout": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "30s",
+    help: "A client must send a complete request head within this",
+  }),
+  "body-timeout": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "60s",
+    help: "A request body that stands still this long is given up",
+  }),
+  "max-header-size": value({
+    group: "Limits",
+    metavar: "SIZE",
+    parse: size,
+    default: "64KiB",
+    help: "Longest request or response head",
+  }),
+  "max-headers": value({
+    group: "Limits",
+    metavar: "N",
+    parse: integer(1, 10_000),
+    default: "100",
+    help: "Most fields in a head",
+  }),
+  "no-via": flag({ group: "Log", help: "Add no Via field to forwarded messages" }),
+  "access-log": value({
+    group: "Log",
+    metavar: "STYLE",
+    parse: choice("pretty", "json", "off"),
+    help: "One line a tunnel or request: pretty on stderr, json on stdout, or off [default: pretty; json with --json]",
+  }),
+  "log-query": flag({ group: "Log", help: "Keep query strings in the access log" }),
+} as const satisfies OptionSpecs;
+
+export type ServeInvocation = Invocation<typeof SERVE_OPTIONS>;
+export type ServeValues = ServeInvocation["values"];
+
+function patterns(input: string): Pattern[] {
+  return input
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "")
+    .map(parsePattern);
+}

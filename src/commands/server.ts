@@ -1,0 +1,313 @@
+import { isLoopbackHost, parseAuthority, parseListen, type ListenAddress, type TcpTarget } from "../core/address.ts";
+import { deadlineIn } from "../core/clock.ts";
+import { SeikanError, toSeikanError, usageError } from "../core/errors.ts";
+import { LiveSet, Scope } from "../core/scope.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { connectionCapacity, inheritedListeners } from "../platform/descriptors.ts";
+import { announceReady } from "../platform/ready.ts";
+import type { Client, RouteContext } from "../routes/context.ts";
+import { readProxyHeader, serveClient } from "../routes/front.ts";
+import { Permissions } from "../routes/permissions.ts";
+import { Users } from "../routes/users.ts";
+import type { peekServerName as PeekServerName } from "../transports/peek.ts";
+import { listen } from "../transports/tcp.ts";
+import { tlsServer } from "../transports/tls.ts";
+import type { Listener, Peer } from "../transports/transport.ts";
+import { accessLogger } from "./access-log.ts";
+import { Certificates, stampOf } from "./certificates.ts";
+import type { CommandIo } from "./command.ts";
+import { Reach, readOptionFile } from "./reach.ts";
+import type { ServeInvocation, ServeValues } from "./serve-options.ts";
+
+const DEFAULT_LISTEN = "127.0.0.1:8080";
+/** How often certificate and user files are looked at. */
+const WATCH_MS = 1000;
+
+interface ListenSpec {
+  readonly address: ListenAddress;
+  readonly isTls: boolean;
+}
+
+/** A running `seikan serve`: its listeners, and what they share. */
+export class Server {
+  readonly #values: ServeValues;
+  readonly #io: CommandIo;
+  readonly #viaSource: string;
+  readonly #live = new LiveSet();
+  readonly #listeners: Listener[] = [];
+  readonly #specs: ListenSpec[];
+  readonly #certificates: Certificates | undefined;
+  readonly #users: Users | undefined;
+  readonly #context: RouteContext;
+  readonly #perAddress = new Map<string, number>();
+  readonly #maxConnections: number;
+  #own: TcpTarget[] = [];
+  #peekServerName: typeof PeekServerName | undefined;
+  #draining = false;
+  #warnedFull = false;
+  #userStamp = "";
+
+  constructor({ values, sourceOf }: ServeInvocation, io: CommandIo) {
+    this.#values = values;
+    this.#viaSource = sourceOf("via");
+    this.#io = io;
+    this.#specs = listenSpecs(values.listen, io.env);
+    this.#certificates = certificatesOf(values, this.#specs);
+    this.#users = usersOf(values);
+    if (values["auth-file"] !== undefined) this.#userStamp = stampOf(values["auth-file"]);
+    this.#maxConnections = values["max-connections"] ?? connectionCapacity();
+    this.#refuseOpenProxy();
+    this.#context = this.#createContext();
+  }
+
+  /** Listens everywhere, then says so. */
+  async start(scope: Scope): Promise<void> {
+    // Loaded beforehand: a hello that comes while this loads would be read as data.
+    if (this.#certificates?.isSeveral) this.#peekServerName = (await import("../transports/peek.ts")).peekServerName;
+    for (const spec of this.#specs) {
+      await removeStaleSocket(spec.address);
+      this.#listeners.push(listen(spec.address, (stream, peer) => this.#accept(spec, stream, peer)));
+    }
+    this.#own = this.#listeners.flatMap((listener) =>
+      listener.addresses
+        .filter((address) => !/^(unix|fd):/.test(address))
+        .map(parseAuthority)
+        .filter((target) => target !== undefined),
+    );
+    const watch = setInterval(() => this.#reloadChanged(), WATCH_MS);
+    scope.own(() => clearInterval(watch));
+    this.#announce(scope);
+  }
+
+  stopListening(): void {
+    for (const listener of this.#listeners) listener.close();
+  }
+
+  async drain(): Promise<number> {
+    this.#draining = true;
+    this.stopListening();
+    if (this.#live.size > 0) this.#io.log.info(`draining ${this.#live.size} connections; a second signal ends them`);
+    await this.#live.drain(this.#values["drain-timeout"]);
+    return 0;
+  }
+
+  /** SIGHUP: certificates and users are taken anew; with an error the old ones stay. */
+  reload(): void {
+    this.#attempt("certificates", () => this.#certificates?.reload());
+    this.#attempt("users", () => this.#reloadUsers());
+    this.#io.log.info("reloaded certificates and users");
+  }
+
+  printStatus(): void {
+    this.#io.log.info("status", {
+      connections: this.#live.size,
+      listeners: this.#listeners.flatMap(({ addresses }) => addresses).join(" "),
+    });
+  }
+
+  // --- connections -----------------------------------------------------------
+
+  #accept(spec: ListenSpec, stream: ByteStream, peer: Peer): void {
+    const client: Client = { address: peer.address, port: peer.port, exposed: this.#isExposed(spec.address) };
+    if (!this.#admit(stream, client)) return;
+    if (!spec.isTls && !this.#values["proxy-protocol"]) return serveClient(this.#context, stream, client, "all");
+    this.#live.add(stream);
+    this.#prepare(spec, stream, client)
+      .catch((thrown) => {
+        this.#io.log.debug(toSeikanError(thrown).message, { peer: client.address });
+      })
+      .finally(() => this.#live.delete(stream));
+  }
+
+  /** What comes before HTTP: the PROXY header, then TLS. */
+  async #prepare(spec: ListenSpec, accepted: ByteStream, peer: Client): Promise<void> {
+    let stream = accepted;
+    let client = peer;
+    if (this.#values["proxy-protocol"])
+      client = await readProxyHeader(this.#context, stream, client, this.#values["trusted-proxy"]);
+    if (spec.isTls) stream = await this.#secure(stream);
+    serveClient(this.#context, stream, client, "all");
+  }
+
+  async #secure(stream: ByteStream): Promise<ByteStream> {
+    const certificates = this.#certificates!;
+    const deadline = deadlineIn(this.#values["header-timeout"]);
+    if (!certificates.isSeveral) return tlsServer(stream, certificates.choose(""), deadline);
+    const name = await this.#peekServerName!(stream, deadline);
+    return tlsServer(stream, certificates.choose(name), deadline);
+  }
+
+  /** Counts a connection in and out; over the limits it is closed at once, before it costs anything. */
+  #admit(stream: ByteStream, client: Client): boolean {
+    const { address } = client;
+    const isCounted = address !== "" && !isLoopbackHost(address);
+    const same = isCounted ? (this.#perAddress.get(address) ?? 0) : 0;
+    const isFull = this.#live.size >= this.#maxConnections;
+    if (isFull || same >= this.#values["max-connections-per-address"]) {
+      this.#warnFull(
+        isFull ? `${this.#maxConnections} connections, the most allowed` : `${same} connections from ${address}`,
+      );
+      stream.abort(new SeikanError("limit-reached", "too many connections"));
+      return false;
+    }
+    if (!isCounted) return true;
+    this.#perAddress.set(address, same + 1);
+    void stream.closed.then(() => {
+      const left = (this.#perAddress.get(address) ?? 1) - 1;
+      if (left > 0) this.#perAddress.set(address, left);
+      else this.#perAddress.delete(address);
+    });
+    return true;
+  }
+
+  #warnFull(what: string): void {
+    if (this.#warnedFull) return;
+    this.#warnedFull = true;
+    setTimeout(() => (this.#warnedFull = false), 10_000).unref();
+    this.#io.log.warn(`refusing connections: ${what}`, { code: "limit-reached" });
+  }
+
+  // --- set-up ------------------------------------------------------------------
+
+  #createContext(): RouteContext {
+    const values = this.#values;
+    const deny = values["deny-net"].flat();
+    const permissions = new Permissions({ allow: values["allow-net"], deny }, () => this.#own);
+    const pseudonym = `seikan-${crypto.randomUUID().slice(0, 8)}`;
+    return {
+      routes: new Reach(values, this.#viaSource).explicit(),
+      permissions,
+      users: this.#users,
+      openToAll: values["no-auth"],
+      limits: {
+        head: { bytes: values["max-header-size"], fields: values["max-headers"] },
+        headMs: values["header-timeout"],
+        bodyMs: values["body-timeout"],
+        connectMs: values["connect-timeout"],
+        lingerMs: values["linger-timeout"],
+        idleMs: values["idle-timeout"],
+      },
+      via: values["no-via"] ? undefined : pseudonym,
+      proxyName: "seikan",
+      greeting:
+        "This is seikan, a proxy; there is no page here.\nTry: curl -x http://THIS-HOST:PORT https://example.com",
+      isDraining: () => this.#draining,
+      live: this.#live,
+      log: this.#io.log,
+      access: accessLogger(values["access-log"] ?? (values.json ? "json" : "pretty"), values["log-query"], this.#io),
+    };
+  }
+
+  /**
+   * Reachable from other machines. Inherited descriptors count: nobody knows
+   * what they are bound to. So does a server that somebody put a proxy in front of.
+   */
+  #isExposed(address: ListenAddress): boolean {
+    if (this.#values["trusted-proxy"].length > 0 || address.kind === "fd") return true;
+    return address.kind === "tcp" && !isLoopbackHost(address.host);
+  }
+
+  #refuseOpenProxy(): void {
+    const exposed = this.#specs.find(({ address }) => this.#isExposed(address));
+    if (exposed === undefined || this.#values["no-auth"] || this.#users !== undefined) return;
+    throw usageError(
+      "refusing to be an open proxy: a listener can be reached from other machines and nobody has to authenticate",
+      "add users with --auth-file FILE or --auth USER:PASS",
+      "or listen on loopback (-l 8080), or say --no-auth if that is what you want",
+    );
+  }
+
+  #reloadChanged(): void {
+    this.#attempt("certificates", () => {
+      if (this.#certificates?.reloadIfChanged()) this.#io.log.info("reloaded certificates: a file changed");
+    });
+    const file = this.#values["auth-file"];
+    if (file === undefined || stampOf(file) === this.#userStamp) return;
+    this.#attempt("users", () => {
+      this.#reloadUsers();
+      this.#io.log.info("reloaded users: the file changed");
+    });
+  }
+
+  #reloadUsers(): void {
+    const file = this.#values["auth-file"];
+    if (file === undefined) return;
+    this.#userStamp = stampOf(file);
+    this.#users?.replace(this.#values.auth, readOptionFile(file, "auth-file"));
+  }
+
+  #attempt(what: string, action: () => void): void {
+    try {
+      action();
+    } catch (thrown) {
+      this.#io.log.error(`cannot reload ${what}, the old ones stay: ${toSeikanError(thrown).message}`);
+    }
+  }
+
+  #announce(scope: Scope): void {
+    const values = this.#values;
+    const listeners = this.#listeners.flatMap(({ addresses }) => addresses);
+    const urls = this.#listeners.flatMap(({ addresses }, index) => {
+      const scheme = this.#specs[index]!.isTls ? "https" : "http";
+      return addresses.filter((address) => !/^(unix|fd):/.test(address)).map((address) => `${scheme}://${address}`);
+    });
+    const report = { pid: process.pid, listeners, urls };
+    announceReady(
+      report,
+      { file: values["ready-file"], fd: values["ready-fd"], notifySocket: this.#io.env.NOTIFY_SOCKET },
+      scope,
+    );
+    this.#io.event("ready", report);
+    this.#io.log.info(`listening on ${urls.length > 0 ? urls.join(" ") : listeners.join(" ")}`);
+    // Behind a PROXY header no client gets in by itself.
+    if (urls[0] !== undefined && !values["proxy-protocol"])
+      this.#io.log.info(`try: curl -x ${tryUrl(urls[0], this.#users)} https://example.com`);
+  }
+}
+
+function tryUrl(url: string, users: Users | undefined): string {
+  const reachable = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:");
+  return users === undefined ? reachable : reachable.replace("://", "://USER:PASS@");
+}
+
+function listenSpecs(texts: readonly string[], env: CommandIo["env"]): ListenSpec[] {
+  const inherited = texts.length === 0 ? inheritedListeners(env).map((fd) => `fd:${fd}`) : [];
+  const all = texts.length > 0 ? texts : inherited.length > 0 ? inherited : [DEFAULT_LISTEN];
+  return all.map((given) => {
+    const isTls = given.startsWith("https://");
+    return { address: parseListen(given.replace(/^https?:\/\//, "").replace(/\/$/, "")), isTls };
+  });
+}
+
+function certificatesOf(values: ServeValues, specs: readonly ListenSpec[]): Certificates | undefined {
+  const certs = values["tls-cert"];
+  const keys = values["tls-key"];
+  const wantsTls = specs.some(({ isTls }) => isTls);
+  if (certs.length !== keys.length)
+    throw usageError(`${certs.length} --tls-cert but ${keys.length} --tls-key: they belong together in pairs`);
+  if (wantsTls && certs.length === 0) throw usageError("an https:// listener needs --tls-cert and --tls-key");
+  if (!wantsTls && certs.length > 0)
+    throw usageError(
+      "--tls-cert is given but no listener speaks TLS",
+      "write https:// in front: -l https://0.0.0.0:8443",
+    );
+  if (!wantsTls) return undefined;
+  return new Certificates(
+    certs.map((cert, index) => ({ cert, key: keys[index]! })),
+    values["tls-client-ca"],
+  );
+}
+
+function usersOf(values: ServeValues): Users | undefined {
+  const file = values["auth-file"];
+  if (values.auth.length === 0 && file === undefined) return undefined;
+  if (values["no-auth"]) throw usageError("--no-auth and users exclude each other");
+  return new Users(values.auth, file === undefined ? "" : readOptionFile(file, "auth-file"));
+}
+
+/** A socket file that nobody listens on any more is in the way; one in use is an error. */
+async function removeStaleSocket(address: ListenAddress): Promise<void> {
+  if (address.kind !== "unix") return;
+  const { removeIfStale } = await import("../transports/stale-socket.ts");
+  await removeIfStale(address.path);
+}

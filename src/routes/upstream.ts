@@ -1,0 +1,41 @@
+import { SeikanError } from "../core/errors.ts";
+import type { ByteStream, Sink } from "../core/stream.ts";
+
+/** An upstream connection between two requests of one client. */
+export interface UpstreamSlot {
+  kept: KeptUpstream | undefined;
+}
+
+/** Waits for the next request of the same client to the same origin; never serves another client. */
+export class KeptUpstream implements Sink {
+  readonly stream: ByteStream;
+  readonly origin: string;
+  readonly #slot: UpstreamSlot;
+
+  constructor(slot: UpstreamSlot, stream: ByteStream, origin: string) {
+    this.#slot = slot;
+    this.stream = stream;
+    this.origin = origin;
+    slot.kept = this;
+    stream.attach(this);
+  }
+
+  /** Bytes nobody asked for are never matched to the next request (RFC 9112 section 9.2). */
+  onData(): void {
+    this.abort(new SeikanError("bad-response", "the origin sent bytes without a request"));
+  }
+
+  onEnd(): void {
+    this.abort(new SeikanError("cancelled", "the origin closed an idle connection"));
+  }
+
+  onDrain(): void {}
+
+  onClose(): void {
+    if (this.#slot.kept === this) this.#slot.kept = undefined;
+  }
+
+  abort(reason: SeikanError): void {
+    this.stream.abort(reason);
+  }
+}
