@@ -17,28 +17,34 @@ export interface WrappedCommand {
  */
 export function runWrapped(command: readonly string[], env: Record<string, string>): WrappedCommand {
   const path = findExecutable(command[0]!, env);
-  let child: Bun.Subprocess;
-  try {
-    child = Bun.spawn([path, ...command.slice(1)], {
-      argv0: command[0]!,
-      env,
-      stdio: ["inherit", "inherit", "inherit"],
-    });
-  } catch (cause) {
-    throw spawnError(command[0]!, cause);
-  }
+  let child: Bun.Subprocess | undefined;
+  const early: NodeJS.Signals[] = [];
   const pass = (signal: NodeJS.Signals) => {
     // Ctrl-C reached the child, too: it shares our terminal.
     if (signal === "SIGINT" && process.stdin.isTTY) return;
-    child.kill(signal);
+    if (child === undefined) early.push(signal);
+    else child.kill(signal);
   };
+  // Before the child is: it may be the one that sends them.
   for (const signal of PASSED_ON) process.on(signal, pass);
-  const exited = child.exited.then(() => {
+  const forget = () => {
     for (const signal of PASSED_ON) process.off(signal, pass);
-    if (child.signalCode === null) return child.exitCode ?? 1;
-    return 128 + (constants.signals[child.signalCode as keyof typeof constants.signals] ?? 0);
+  };
+  try {
+    const stdio: ["inherit", "inherit", "inherit"] = ["inherit", "inherit", "inherit"];
+    child = Bun.spawn([path, ...command.slice(1)], { argv0: command[0]!, env, stdio });
+  } catch (cause) {
+    forget();
+    throw spawnError(command[0]!, cause);
+  }
+  const started = child;
+  for (const signal of early) started.kill(signal);
+  const exited = started.exited.then(() => {
+    forget();
+    if (started.signalCode === null) return started.exitCode ?? 1;
+    return 128 + (constants.signals[started.signalCode as keyof typeof constants.signals] ?? 0);
   });
-  return { exited, kill: (signal) => child.kill(signal) };
+  return { exited, kill: (signal) => started.kill(signal) };
 }
 
 function spawnError(name: string, cause: unknown): SeikanError {

@@ -32,6 +32,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   #exchange: Exchange | undefined;
   #requestComplete = true;
   #received: RequestHead | undefined;
+  #isTimed = false;
   #cancelTimer: () => void = () => {};
 
   constructor(context: RouteContext, stream: ByteStream, client: Client) {
@@ -39,7 +40,6 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     this.stream = stream;
     this.client = client;
     this.#reader = new RequestReader(this, context.limits.head);
-    this.#armHeadTimer();
     stream.attach(this);
   }
 
@@ -64,9 +64,12 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     const head = this.#received;
     this.#received = undefined;
     if (head !== undefined) this.#serve(head);
+    // Most heads come whole: then there was nothing to wait for.
+    else if (this.#state === "head" && !this.#isTimed) this.#armHeadTimer();
   }
 
   onHead(head: RequestHead): void {
+    this.#isTimed = false;
     this.#cancelTimer();
     this.#received = head;
     this.#requestComplete = false;
@@ -290,6 +293,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
 
   #armHeadTimer(): void {
     const { headMs } = this.context.limits;
+    this.#isTimed = true;
     if (headMs <= 0) return;
     this.#cancelTimer = after(headMs, () => {
       if (!this.#reader.isMidMessage) return this.finish();

@@ -23,11 +23,21 @@ export interface TcpOptions {
  * first where the resolver says so (Happy Eyeballs, RFC 8305).
  */
 export function tcpDialer(settings: TcpOptions = {}): Dialer {
-  return async (target, options) => {
+  return (target, options) => {
     if (target.kind !== "tcp") return dialUnix(target.path, options);
-    const addresses = await lookUp(target, settings, options);
-    return connectFirst(target, addresses, options.deadline);
+    const literal = givenAddress(target, settings);
+    // The common case of a proxy's client that resolved already: no turn of the event loop is lost.
+    if (literal !== undefined) return dialLiteral(target, literal, options);
+    return lookUp(target, settings, options).then((addresses) => connectFirst(target, addresses, options.deadline));
   };
+}
+
+function dialLiteral(target: TcpTarget, literal: string, options: DialOptions): Promise<ByteStream> {
+  try {
+    return connectFirst(target, permitted(target, [literal], options), options.deadline);
+  } catch (refusal) {
+    return Promise.reject(toSeikanError(refusal));
+  }
 }
 
 // --- names -----------------------------------------------------------------
@@ -39,10 +49,16 @@ export async function resolveTarget(target: TcpTarget, settings: TcpOptions, opt
 }
 
 async function lookUp(target: TcpTarget, settings: TcpOptions, options: DialOptions): Promise<string[]> {
-  const given = settings.resolve?.get(formatTarget(target)) ?? target.host;
-  const literal = parseIp(given);
-  const found = literal === undefined ? await resolveName(given, settings.family, options.deadline) : [given];
-  return permitted(target, found, options);
+  const given = givenAddress(target, settings);
+  if (given !== undefined) return permitted(target, [given], options);
+  return permitted(target, await resolveName(target.host, settings.family, options.deadline), options);
+}
+
+/** The address that a target is or was given (`--resolve`); undefined for a name. */
+function givenAddress(target: TcpTarget, settings: TcpOptions): string | undefined {
+  const { resolve } = settings;
+  const given = resolve === undefined || resolve.size === 0 ? undefined : resolve.get(formatTarget(target));
+  return given ?? (parseIp(target.host) === undefined ? undefined : target.host);
 }
 
 async function resolveName(host: string, family: 4 | 6 | undefined, deadline: Deadline): Promise<string[]> {
@@ -103,7 +119,7 @@ function permitted(target: TcpTarget, addresses: string[], options: DialOptions)
 // --- connections -----------------------------------------------------------
 
 function connectFirst(target: TcpTarget, addresses: string[], deadline: Deadline): Promise<ByteStream> {
-  const race = new Race(formatTarget(target), addresses, target.port, deadline);
+  const race = new Race(target, addresses, deadline);
   race.next();
   return race.result.promise;
 }
@@ -111,23 +127,20 @@ function connectFirst(target: TcpTarget, addresses: string[], deadline: Deadline
 /** Staggered attempts of which the first to open wins; later ones are closed. */
 class Race {
   readonly result = Promise.withResolvers<ByteStream>();
-  readonly #name: string;
+  readonly #target: TcpTarget;
   readonly #addresses: string[];
-  readonly #port: number;
   #started = 0;
   #failed = 0;
   #over = false;
   #cancelStagger: (() => void) | undefined;
   readonly #cancelDeadline: () => void;
 
-  constructor(name: string, addresses: string[], port: number, deadline: Deadline) {
-    this.#name = name;
+  constructor(target: TcpTarget, addresses: string[], deadline: Deadline) {
+    this.#target = target;
     this.#addresses = addresses;
-    this.#port = port;
     this.#cancelDeadline = after(deadline - now(), () => {
-      const tried = addresses.slice(0, this.#started).join(", ");
-      const where = tried === name.slice(0, name.lastIndexOf(":")) ? "" : ` (${tried})`;
-      this.#fail(new SeikanError("connect-timeout", `no answer from ${name}${where} within the connect timeout`));
+      const where = describe(target, addresses.slice(0, this.#started));
+      this.#fail(new SeikanError("connect-timeout", `no answer from ${where} within the connect timeout`));
     });
   }
 
@@ -138,11 +151,11 @@ class Race {
     if (this.#started < this.#addresses.length) {
       this.#cancelStagger = after(ATTEMPT_DELAY_MS, () => this.next());
     }
-    const label = `tcp ${formatHostPort(address, this.#port)}`;
+    const label = `tcp ${formatHostPort(address, this.#target.port)}`;
     // The promise only repeats what the handlers were told.
     Bun.connect<StreamFeed>({
       hostname: address,
-      port: this.#port,
+      port: this.#target.port,
       allowHalfOpen: true,
       socket: DIAL_HANDLERS,
       data: new Attempt(this, label) as unknown as StreamFeed,
@@ -163,7 +176,8 @@ class Race {
   failed(error: Error): void {
     this.#failed++;
     if (this.#over) return;
-    if (this.#failed === this.#addresses.length) this.#fail(connectError(this.#name, this.#addresses, error));
+    if (this.#failed === this.#addresses.length)
+      this.#fail(connectError(describe(this.#target, this.#addresses), error));
     else if (this.#failed === this.#started) this.next();
   }
 
@@ -206,10 +220,14 @@ const DIAL_HANDLERS: SocketHandler<StreamFeed> = {
 
 function ignore(): void {}
 
-function connectError(name: string, addresses: string[], cause: Error): SeikanError {
+/** `host:port`, with the addresses tried where the host is a name. */
+function describe(target: TcpTarget, addresses: readonly string[]): string {
+  const name = formatTarget(target);
+  return addresses.length === 1 && addresses[0] === target.host ? name : `${name} (${addresses.join(", ")})`;
+}
+
+function connectError(where: string, cause: Error): SeikanError {
   const code = (cause as { code?: string }).code ?? "";
-  const literal = addresses.length === 1 && name.includes(addresses[0]!);
-  const where = literal ? name : `${name} (${addresses.join(", ")})`;
   // Bun reports an unreachable host or network as a refusal, too.
   if (code === "ECONNREFUSED") {
     return new SeikanError("connect-refused", `connection refused by ${where}`, {
@@ -231,7 +249,7 @@ async function dialUnix(path: string, options: DialOptions): Promise<ByteStream>
       open: (socket) => resolve(adoptSocket(socket, `unix ${path}`)),
     },
   });
-  connecting.catch((cause: Error) => reject(connectError(`unix:${path}`, [path], cause)));
+  connecting.catch((cause: Error) => reject(connectError(`unix:${path}`, cause)));
   const what = `unix:${path} does not accept within the connect timeout`;
   return before(options.deadline, promise, "connect-timeout", what);
 }

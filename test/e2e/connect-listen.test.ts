@@ -415,6 +415,9 @@ s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM); s.bind(sys.argv[1]); print("b
   });
 });
 
+/** For shells: waits for a signal, but outlives nobody for long. */
+const PATIENCE = "n=0; while [ $n -lt 400 ]; do sleep 0.02; n=$((n+1)); done; exit 9";
+
 describe("-- COMMAND", () => {
   const connect = (...args: string[]) => ["connect", ...args];
 
@@ -583,25 +586,38 @@ describe("-- COMMAND", () => {
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT"] as const) {
     test(`${signal} goes to it, and it decides what comes of it`, async () => {
       const name = signal.slice(3);
-      const script = `trap 'echo got ${name}; exit 7' ${name}; echo started; while :; do sleep 0.02; done`;
+      const script = `trap 'echo got ${name}; exit 7' ${name}; echo $SEIKAN_PORT; ${PATIENCE}`;
       await using child = spawnSeikan([...connect(target), "--", "sh", "-c", script]);
-      await child.prints("started");
+      await child.prints("\n");
+      const started = child.stdout;
+      await echoes(Number(started), pattern(10));
       child.kill(signal);
       expect(await child.exited()).toBe(7);
-      expect(child.stdout).toBe(`started\ngot ${name}\n`);
+      expect(child.stdout).toBe(`${started}got ${name}\n`);
     });
   }
 
+  test("a signal that comes as soon as the command runs goes to it, too", async () => {
+    const script = `trap 'exit 7' TERM; kill -TERM $PPID; ${PATIENCE}`;
+    const codes: number[] = [];
+    for (let i = 0; i < 8; i++) {
+      const runs = [1, 2, 3].map(() => runSeikan([...connect(target), "--", "sh", "-c", script]));
+      codes.push(...(await Promise.all(runs)).map(({ code }) => code));
+    }
+    expect(codes).toEqual(codes.map(() => 7));
+  });
+
   test("a command that ignores SIGTERM is not abandoned", async () => {
-    const script = `trap 'echo no' TERM; echo started; read line; echo "$line"`;
+    const script = `trap 'echo no' TERM; echo $SEIKAN_PORT; read line; echo "$line"`;
     await using child = spawnSeikan([
       ...connect(target),
       "--",
       "bash",
       "-c",
-      `while :; do ${script}; [ -n "$line" ] && exit 5; done`,
+      `for i in 1 2 3 4; do ${script}; [ -n "$line" ] && exit 5; done`,
     ]);
-    await child.prints("started");
+    await child.prints("\n");
+    await echoes(Number(child.stdout), pattern(10));
     child.kill("SIGTERM");
     await child.prints("no\n");
     child.write("later\n");
@@ -642,7 +658,7 @@ describe("-- COMMAND", () => {
   });
 
   test("--timeout ends the command with SIGTERM and the run with 124", async () => {
-    const script = "trap 'echo terminated; exit 0' TERM; echo started; while :; do sleep 0.02; done";
+    const script = `trap 'echo terminated; exit 0' TERM; echo started; ${PATIENCE}`;
     const run = await runSeikan([...connect(target, "--timeout", "700ms"), "--", "sh", "-c", script]);
     expect(run.code).toBe(124);
     expect(run.stdout).toBe("started\nterminated\n");
