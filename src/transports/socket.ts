@@ -13,6 +13,7 @@ import { createStream, type Driver, type Stream, type StreamFeed } from "../core
 
 /** TCP keepalive: the first probe after this long without a byte. */
 const KEEPALIVE_DELAY_MS = 30_000;
+const KEEPALIVE_GRACE_MS = 1000;
 
 export type StreamSocket = Socket<StreamFeed>;
 
@@ -72,8 +73,19 @@ export function adoptSocket(socket: StreamSocket, label: string): Stream {
   return stream;
 }
 
+let young: StreamSocket[] = [];
+
+/**
+ * Switches keepalive on for a TCP socket that lives for a second. It takes
+ * four system calls, too many for the connections that do not.
+ */
 export function keepAlive(socket: StreamSocket): void {
-  socket.setKeepAlive(true, KEEPALIVE_DELAY_MS);
+  if (young.push(socket) > 1) return;
+  setTimeout(() => {
+    const grown = young;
+    young = [];
+    for (const one of grown) if (one.readyState > 0) one.setKeepAlive(true, KEEPALIVE_DELAY_MS);
+  }, KEEPALIVE_GRACE_MS).unref();
 }
 
 function resetError(cause: Error): SeikanError {
