@@ -32,6 +32,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   #exchange: Exchange | undefined;
   #requestComplete = true;
   #received: RequestHead | undefined;
+  #clientEnded = false;
   #isTimed = false;
   #cancelTimer: () => void = () => {};
 
@@ -92,6 +93,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   }
 
   onEnd(): void {
+    this.#clientEnded = true;
     if (this.#state === "held") return;
     if (this.#state === "head" && !this.#reader.isMidMessage) return this.finish();
     this.#fail(new SeikanError("peer-closed", "the client closed in the middle of a request"));
@@ -222,7 +224,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     if (this.#state === "gone") return;
     this.#exchange = undefined;
     this.#taker = undefined;
-    if (!this.#requestComplete || this.context.isDraining()) return this.finish();
+    if (!this.#requestComplete || this.#clientEnded || this.context.isDraining()) return this.finish();
     this.#state = "head";
     this.#armHeadTimer();
     this.stream.resume();
