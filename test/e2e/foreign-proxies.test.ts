@@ -5,7 +5,7 @@ import { freePort, spawnSeikan } from "../support/process.ts";
 import { program } from "../support/programs.ts";
 import { dialRaw, echo, RawServer } from "../support/raw.ts";
 import { runProgram, runSeikan, startSeikan } from "../support/seikan.ts";
-import { pattern } from "../support/wait.ts";
+import { pattern, until } from "../support/wait.ts";
 
 setDefaultTimeout(60_000);
 
@@ -211,7 +211,8 @@ describe.skipIf(!hasSquid || !hasHtpasswd)("squid", () => {
       `https://localhost:${tls.port}`,
     ];
     await carries(...hops.flatMap((hop) => ["--via", hop]), "--proxy-cacert", certFile);
-    expect(second.events().map((event) => event.target)).toContain(`localhost:${tls.port}`);
+    const isLogged = () => second.events().some((event) => event.target === `localhost:${tls.port}`);
+    await until(isLogged, "the second hop logs it");
 
     const last = await connect("127.0.0.1:1", ...hops.flatMap((hop) => ["--via", hop]), "--proxy-cacert", certFile);
     expect(last.code).toBe(3);

@@ -24,7 +24,7 @@ export interface RunOptions {
 /** An environment without the proxies and settings of whoever runs the tests. */
 export function cleanEnv(extra: Record<string, string> = {}): Record<string, string> {
   const kept = Object.entries(process.env).filter(
-    ([name, value]) => value !== undefined && !/^(https?|all|no)_proxy$/i.test(name) && !name.startsWith("SEIKAN_"),
+    ([name, value]) => value !== undefined && !/^(https?|all|no)_proxy$/i.test(name) && !/^(SEIKAN|npm)_/i.test(name),
   ) as [string, string][];
   return { ...Object.fromEntries(kept), NO_COLOR: "1", ...extra };
 }
