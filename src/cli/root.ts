@@ -170,7 +170,3 @@ function withoutSecrets(env: Env, specs: OptionSpecs): Record<string, string> {
   );
   return Object.fromEntries(kept);
 }
-
-export function isSeikanError(thrown: unknown): thrown is SeikanError {
-  return thrown instanceof SeikanError;
-}

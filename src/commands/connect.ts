@@ -23,7 +23,7 @@ import { logEnd, Reaching } from "./reaching.ts";
 export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
   name: "connect",
   summary: "Reach a target through proxies: as stdin and stdout, on local ports, or behind a command.",
-  usage: "[CONNECT_OPTIONS] [TARGET] [-- COMMAND…]",
+  usage: "[OPTIONS] [TARGET] [-- COMMAND…]",
   description:
     "TARGET is HOST:PORT, [v6]:PORT, HOST PORT or unix:/path. Without --via the proxy comes from HTTPS_PROXY, ALL_PROXY or HTTP_PROXY, and NO_PROXY exempts hosts. COMMAND runs once every listener accepts; {host}, {port} and {addr} in its arguments are the first listener's, as are SEIKAN_HOST, SEIKAN_PORT and SEIKAN_ADDR in its environment.",
   examples: [

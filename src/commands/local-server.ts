@@ -13,7 +13,6 @@ import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { runWrapped } from "../platform/child.ts";
 import { connectionCapacity } from "../platform/descriptors.ts";
-import { announceReady } from "../platform/ready.ts";
 import type { RouteContext } from "../routes/context.ts";
 import { serveClient, type Protocols } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
@@ -22,6 +21,7 @@ import { listen } from "../transports/tcp.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
 import { HEAD_LIMITS } from "../wire/http1.ts";
 import { accessLogger } from "./access-log.ts";
+import { announce } from "./announce.ts";
 import type { CommandIo } from "./command.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { ConnectInvocation } from "./connect-options.ts";
@@ -233,13 +233,7 @@ export class LocalServer {
     const urls = this.#listening.flatMap(({ forward, listener }) =>
       forward.kind === "dynamic" ? listener.addresses.map((address) => proxyUrl(forward, address)) : [],
     );
-    const report = { pid: process.pid, listeners, urls };
-    announceReady(
-      report,
-      { file: values["ready-file"], fd: values["ready-fd"], notifySocket: this.#io.env.NOTIFY_SOCKET },
-      scope,
-    );
-    this.#io.event("ready", report);
+    announce(listeners, urls, values, this.#io, scope);
     for (const { forward, listener } of this.#listening) {
       const to = forward.kind === "fixed" ? formatTarget(forward.target) : `any target (${forward.scheme})`;
       this.#io.log.info(`listening on ${listener.addresses.join(" ")} for ${to}`);

@@ -8,7 +8,7 @@ import { Server } from "./server.ts";
 export const serveCommand: Command<typeof SERVE_OPTIONS> = {
   name: "serve",
   summary: "Be a proxy: CONNECT, http:// forwarding and SOCKS on one port.",
-  usage: "[SERVE_OPTIONS]",
+  usage: "[OPTIONS]",
   description:
     "Listens on 127.0.0.1:8080 unless told otherwise. A listener that other machines can reach needs users (--auth, --auth-file) or --no-auth, and dials public addresses only unless --allow-net says more.",
   examples: [

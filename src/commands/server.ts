@@ -4,7 +4,6 @@ import { SeikanError, toSeikanError, usageError } from "../core/errors.ts";
 import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { connectionCapacity, inheritedListeners } from "../platform/descriptors.ts";
-import { announceReady } from "../platform/ready.ts";
 import type { Client, RouteContext } from "../routes/context.ts";
 import { readProxyHeader, serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
@@ -14,6 +13,7 @@ import { listen } from "../transports/tcp.ts";
 import { tlsServer } from "../transports/tls.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
 import { accessLogger } from "./access-log.ts";
+import { announce } from "./announce.ts";
 import { Certificates, stampOf } from "./certificates.ts";
 import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
@@ -251,13 +251,7 @@ export class Server {
       const scheme = this.#specs[index]!.isTls ? "https" : "http";
       return addresses.filter((address) => !/^(unix|fd):/.test(address)).map((address) => `${scheme}://${address}`);
     });
-    const report = { pid: process.pid, listeners, urls };
-    announceReady(
-      report,
-      { file: values["ready-file"], fd: values["ready-fd"], notifySocket: this.#io.env.NOTIFY_SOCKET },
-      scope,
-    );
-    this.#io.event("ready", report);
+    announce(listeners, urls, values, this.#io, scope);
     this.#io.log.info(`listening on ${urls.length > 0 ? urls.join(" ") : listeners.join(" ")}`);
     // Behind a PROXY header no client gets in by itself.
     if (urls[0] !== undefined && !values["proxy-protocol"])

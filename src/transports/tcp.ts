@@ -1,6 +1,13 @@
 import { readFileSync, readlinkSync } from "node:fs";
 import type { SocketHandler } from "bun";
-import { formatHostPort, formatTarget, parseIp, type ListenAddress, type TcpTarget } from "../core/address.ts";
+import {
+  formatHostPort,
+  formatListen,
+  formatTarget,
+  parseIp,
+  type ListenAddress,
+  type TcpTarget,
+} from "../core/address.ts";
 import { after, before, now, type Deadline } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, Stream, StreamFeed } from "../core/stream.ts";
@@ -339,12 +346,7 @@ function unixListener(path: string, common: ListenCommon): Listener {
 
 function listenError(address: ListenAddress, cause: unknown): SeikanError {
   const code = (cause as { code?: string }).code ?? (cause instanceof Error ? cause.message : String(cause));
-  const where =
-    address.kind === "tcp"
-      ? formatHostPort(address.host, address.port)
-      : address.kind === "unix"
-        ? `unix:${address.path}`
-        : `fd:${address.fd}`;
+  const where = formatListen(address);
   const hints: Record<string, string> = {
     EADDRINUSE: "something else listens there: stop it, or choose another port (0 asks for any)",
     EACCES: "ports below 1024 need a privilege: choose a higher one or use socket activation",
