@@ -56,6 +56,9 @@ export const OUTCOMES = {
 
   "peer-reset": outcome(502, "connection_terminated", 1),
   "peer-closed": outcome(502, "connection_terminated", 1),
+  "peer-protocol": outcome(502, "http_protocol_error", 1),
+  "peer-silent": outcome(504, "connection_read_timeout", 1),
+  "tunnel-lost": outcome(502, "connection_terminated", 1),
   "idle-timeout": outcome(504, "connection_read_timeout", 1),
   "half-open-timeout": outcome(504, "connection_read_timeout", 1),
   "run-timeout": outcome(504, "connection_timeout", 124),

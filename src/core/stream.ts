@@ -91,6 +91,11 @@ const DELIVERING = 256;
 const NEEDS_DRAIN = 512; // write() said false
 const DRAINING = 1024;
 
+/** A held piece of a much larger chunk must not keep all of that alive. */
+function ownMemory(chunk: Uint8Array): Uint8Array {
+  return chunk.length * 2 < chunk.buffer.byteLength ? new Uint8Array(chunk) : chunk;
+}
+
 export class Stream implements ByteStream, StreamFeed {
   readonly label: string;
   readonly driver: Driver;
@@ -186,7 +191,7 @@ export class Stream implements ByteStream, StreamFeed {
     if (this.#flags & (PEER_ENDED | GONE)) return;
     const sink = this.#sink;
     if (sink === undefined || this.#incoming !== undefined || this.#flags & (PAUSED | DELIVERING)) {
-      (this.#incoming ??= []).push(chunk);
+      (this.#incoming ??= []).push(ownMemory(chunk));
       this.#setReading(false);
       return;
     }

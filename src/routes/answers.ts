@@ -1,6 +1,6 @@
-import { after } from "../core/clock.ts";
-import { SeikanError } from "../core/errors.ts";
-import type { ByteStream, Sink } from "../core/stream.ts";
+import type { SeikanError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { closeGently } from "../transports/gentle-close.ts";
 import { formatHead, type Fields } from "../wire/fields.ts";
 
 const REASONS: Readonly<Record<number, string>> = {
@@ -69,30 +69,8 @@ function quoted(text: string): string {
     .slice(0, 300)}"`;
 }
 
-/** How long a closing connection is read on, so that its client gets the answer and no RST. */
-const LINGER_MS = 2000;
-const LINGER_BYTES = 1024 * 1024;
-
-/** Says the last word on a stream and owns it: reads on for a moment, then ends it (RFC 9112 section 9.6). */
+/** Says the last word on a stream and owns it. */
 export function closeWith(stream: ByteStream, lastWords: Uint8Array): void {
   stream.write(lastWords);
-  lingeringClose(stream);
-}
-
-export function lingeringClose(stream: ByteStream): void {
-  const give = () => stream.abort(new SeikanError("cancelled", "closed after the last answer"));
-  const cancel = after(LINGER_MS, give);
-  let left = LINGER_BYTES;
-  const drain: Sink = {
-    onData(chunk) {
-      left -= chunk.length;
-      if (left < 0) give();
-    },
-    onEnd() {},
-    onDrain() {},
-    onClose: cancel,
-  };
-  stream.end();
-  stream.resume();
-  stream.attach(drain);
+  closeGently(stream);
 }

@@ -4,7 +4,8 @@ import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import { fieldValue, fieldValues, type Fields } from "../wire/fields.ts";
 import { RequestReader, type MessageHandler, type RequestHead } from "../wire/http1.ts";
-import { closeWith, errorAnswer, lingeringClose, textAnswer } from "./answers.ts";
+import { closeGently } from "../transports/gentle-close.ts";
+import { closeWith, errorAnswer, textAnswer } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
 import type { Client, RouteContext } from "./context.ts";
 import { parseForwardTarget } from "./forward-request.ts";
@@ -232,7 +233,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
 
   /** Ends the connection behind what was written. */
   finish(): void {
-    if (this.#state !== "gone") this.finishWith(lingeringClose);
+    if (this.#state !== "gone") this.finishWith((stream) => closeGently(stream));
   }
 
   /** The server is about to stop: nothing that idles is waited for. */

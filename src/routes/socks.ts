@@ -1,8 +1,8 @@
 import { deadlineIn } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
+import { closeGently } from "../transports/gentle-close.ts";
 import { acceptSocks, answerSocks, socksReplyFor } from "../transports/socks.ts";
-import { lingeringClose } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
 import type { Client, RouteContext } from "./context.ts";
 
@@ -36,13 +36,13 @@ export async function serveSocks(
       accept: (stream) => (answerSocks(stream, version, "succeeded"), 200),
       refuse(stream, error) {
         answerSocks(stream, version, socksReplyFor(error));
-        lingeringClose(stream);
+        closeGently(stream);
         return error.outcome.status;
       },
     });
   } catch (thrown) {
     const error = toSeikanError(thrown);
     context.log.debug(`SOCKS client refused: ${error.message}`, { peer: client.address });
-    lingeringClose(inbound);
+    closeGently(inbound);
   }
 }

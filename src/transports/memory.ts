@@ -38,7 +38,7 @@ class MemoryDriver implements Driver {
 
   write(bytes: Uint8Array): number {
     const room = this.peer.#window - this.peer.#held;
-    const taken = bytes.slice(0, Math.max(0, room));
+    const taken = new Uint8Array(bytes.subarray(0, Math.max(0, room)));
     if (taken.length > 0) this.peer.#put(taken);
     return taken.length;
   }

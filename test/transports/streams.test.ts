@@ -4,6 +4,7 @@ import { describeStreams, type StreamPair } from "../contract/stream.ts";
 import { certificateFor } from "../support/certificates.ts";
 import { httpConnectPair, socksPair } from "../support/handshakes.ts";
 import { pairOf, soon, tcpPair, unixPair } from "../support/pairs.ts";
+import { overMux, overWebSocket } from "../support/tunnels.ts";
 
 const certificate = certificateFor("localhost");
 
@@ -27,3 +28,11 @@ describeStreams("http-connect", httpConnectPair);
 describeStreams("tls in http-connect", async () => overTls(await httpConnectPair()));
 describeStreams("socks5", () => socksPair(5));
 describeStreams("socks4a", () => socksPair(4));
+describeStreams("websocket", async () => overWebSocket(await tcpPair()));
+describeStreams("websocket over memory with a small window", async () =>
+  overWebSocket(pairOf(...memoryPair({ window: 1000, chunk: 7 }))),
+);
+describeStreams("websocket in tls", async () => overWebSocket(await overTls(await tcpPair())));
+describeStreams("mux", async () => overMux(await tcpPair()));
+describeStreams("mux over websocket", async () => overMux(overWebSocket(await tcpPair())));
+describeStreams("mux over websocket in http-connect", async () => overMux(overWebSocket(await httpConnectPair())));

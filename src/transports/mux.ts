@@ -1,0 +1,436 @@
+import { now } from "../core/clock.ts";
+import { SeikanError, toSeikanError } from "../core/errors.ts";
+import {
+  createStream,
+  type ByteStream,
+  type CloseReason,
+  type Driver,
+  type Sink,
+  type Stream,
+} from "../core/stream.ts";
+import {
+  FLAG,
+  FRAME,
+  GO_AWAY,
+  INITIAL_WINDOW,
+  yamuxError,
+  yamuxHeader,
+  YamuxReader,
+  type YamuxHandler,
+} from "../wire/yamux.ts";
+
+/**
+ * Many streams in one, by yamux. Each stream has its own credit, so one that
+ * is not read holds up no other; the carrying stream is never paused. Streams
+ * that have something to send take turns.
+ */
+
+export interface MuxOptions {
+  /** The client opens odd streams, the server even ones. */
+  readonly role: "client" | "server";
+  /** Gets every stream the peer opens, and owns it. Without it they are refused. */
+  readonly accept?: (stream: ByteStream) => void;
+  /** The peer opens and takes no more streams; those that are open go on. */
+  readonly onGoAway?: () => void;
+  /** For errors: `tunnel wss://tunnel.example.com`. */
+  readonly peer: string;
+}
+
+/** One data frame carries at most this; less while other streams wait. */
+const FRAME_BYTES = 128 * 1024;
+const TURN_BYTES = 32 * 1024;
+
+/** Streams of this process, all sessions together: each may fill its window. */
+const MAX_STREAMS = 4096;
+const LARGEST_WINDOW = 16 * 1024 * 1024;
+/** What all windows together may grow beyond their first 256 KiB. */
+const GROWTH_BYTES = 128 * 1024 * 1024;
+/** A window grows when half of it was used within two round trips; no trip counts for less than this. */
+const SHORTEST_TRIP_MS = 2;
+const TRIP_AGE_MS = 5000;
+/** Answers that wait for a peer which does not read. */
+const MAX_BACKLOG_FRAMES = 10_000;
+
+let liveStreams = 0;
+let growthLeft = GROWTH_BYTES;
+
+/** Both ends of a yamux session. Owns the carrying stream. */
+export class MuxSession implements Sink, YamuxHandler {
+  readonly #inner: ByteStream;
+  readonly #options: MuxOptions;
+  readonly #reader = new YamuxReader(this);
+  readonly #streams = new Map<number, MuxDriver>();
+  /** Streams with bytes and credit, in the order of their turns. */
+  readonly #turns: MuxDriver[] = [];
+  readonly #pings = new Map<number, () => void>();
+  #nextId: number;
+  #lastPeerId = 0;
+  #nextPing = 1;
+  #isBlocked = false;
+  #backlog = 0;
+  #saidGoAway = false;
+  #heardGoAway = false;
+  #tripMs = SHORTEST_TRIP_MS;
+  #tripAt = 0;
+  #over = false;
+
+  constructor(inner: ByteStream, options: MuxOptions) {
+    this.#inner = inner;
+    this.#options = options;
+    this.#nextId = options.role === "client" ? 1 : 2;
+    inner.attach(this);
+  }
+
+  get closed(): Promise<CloseReason> {
+    return this.#inner.closed;
+  }
+
+  get isClosed(): boolean {
+    return this.#over;
+  }
+
+  /** False once either side said that it is going away. */
+  get takesStreams(): boolean {
+    return !this.#over && !this.#heardGoAway && !this.#saidGoAway && this.#nextId < 0xfffffff0;
+  }
+
+  get size(): number {
+    return this.#streams.size;
+  }
+
+  /** Opens a stream; its first bytes go out at once, together with the request for it. */
+  open(): ByteStream {
+    if (!this.takesStreams) throw new SeikanError("tunnel-lost", `${this.#options.peer} takes no more streams`);
+    if (liveStreams >= MAX_STREAMS)
+      throw new SeikanError("limit-reached", `more than ${MAX_STREAMS} streams in tunnels at once`);
+    const id = this.#nextId;
+    this.#nextId += 2;
+    return this.#create(id, FLAG.syn).stream;
+  }
+
+  /** Asks for a sign of life; resolves to the round trip in milliseconds, never when the session ends first. */
+  ping(): Promise<number> {
+    const value = this.#nextPing++ >>> 0;
+    const asked = now();
+    return new Promise((resolve) => {
+      this.#pings.set(value, () => resolve(now() - asked));
+      this.#send(FRAME.ping, FLAG.syn, 0, value);
+    });
+  }
+
+  /** No new streams in either direction; the session ends with the last one. */
+  goAway(): void {
+    if (this.#saidGoAway || this.#over) return;
+    this.#saidGoAway = true;
+    this.#send(FRAME.goAway, 0, 0, GO_AWAY.normal);
+    this.#endWhenEmpty();
+  }
+
+  /** Ends it and every stream in it, now. */
+  abort(reason: SeikanError): void {
+    this.#inner.abort(reason);
+  }
+
+  // --- what the carrying stream says ------------------------------------------
+
+  onData(chunk: Uint8Array): void {
+    try {
+      this.#reader.feed(chunk);
+    } catch (thrown) {
+      this.#refuse(toSeikanError(thrown));
+    }
+  }
+
+  onDrain(): void {
+    this.#isBlocked = false;
+    this.#backlog = 0;
+    while (!this.#isBlocked && this.#turns.length > 0) this.#turns.shift()!.turn();
+  }
+
+  onEnd(): void {
+    this.#inner.end();
+    if (this.#streams.size > 0) this.#inner.abort(this.#lost(undefined));
+  }
+
+  onClose(reason: CloseReason): void {
+    this.#over = true;
+    this.#reader.stop();
+    const error = this.#lost(reason.error);
+    for (const driver of this.#streams.values()) this.#forget(driver, error);
+  }
+
+  #lost(cause: SeikanError | undefined): SeikanError {
+    const why = cause === undefined ? "" : `: ${cause.message}`;
+    return new SeikanError("tunnel-lost", `${this.#options.peer} was lost${why}`, { cause });
+  }
+
+  #refuse(error: SeikanError): void {
+    this.#reader.stop();
+    this.#send(FRAME.goAway, 0, 0, GO_AWAY.protocolError);
+    this.#inner.abort(new SeikanError(error.code, `${this.#options.peer}: ${error.message}`, { cause: error }));
+  }
+
+  // --- frames in ----------------------------------------------------------------
+
+  onFrame(type: number, flags: number, id: number, length: number): void {
+    const driver = flags & FLAG.syn ? this.#opened(id) : this.#streams.get(id);
+    // It was reset here, and the peer could not know yet.
+    if (driver === undefined) return;
+    if (flags & FLAG.rst) return this.#reset(driver);
+    if (type === FRAME.windowUpdate) driver.credited(length);
+    else driver.announced(length);
+    // A FIN on a data frame comes behind its payload.
+    if (flags & FLAG.fin) driver.finishAfter(type === FRAME.data ? length : 0);
+  }
+
+  onPayload(id: number, piece: Uint8Array): void {
+    this.#streams.get(id)?.received(piece);
+  }
+
+  onPing(isAnswer: boolean, value: number): void {
+    if (!isAnswer) return this.#send(FRAME.ping, FLAG.ack, 0, value);
+    const answered = this.#pings.get(value);
+    this.#pings.delete(value);
+    answered?.();
+  }
+
+  onGoAway(code: number): void {
+    this.#heardGoAway = true;
+    if (code !== GO_AWAY.normal) {
+      const what = code === GO_AWAY.protocolError ? "a protocol error" : `error ${code}`;
+      return this.#inner.abort(new SeikanError("peer-protocol", `${this.#options.peer} ended it because of ${what}`));
+    }
+    this.#options.onGoAway?.();
+    this.#endWhenEmpty();
+  }
+
+  /** The peer opens a stream. */
+  #opened(id: number): MuxDriver | undefined {
+    const isOurs = id % 2 === (this.#options.role === "client" ? 1 : 0);
+    if (isOurs || id <= this.#lastPeerId) throw yamuxError(`stream ${id} cannot be opened`);
+    this.#lastPeerId = id;
+    const { accept } = this.#options;
+    if (accept === undefined || this.#saidGoAway || liveStreams >= MAX_STREAMS) {
+      this.#send(FRAME.windowUpdate, FLAG.rst, id, 0);
+      return undefined;
+    }
+    const driver = this.#create(id, 0);
+    this.#send(FRAME.windowUpdate, FLAG.ack, id, 0);
+    accept(driver.stream);
+    return this.#streams.get(id);
+  }
+
+  #reset(driver: MuxDriver): void {
+    this.#forget(driver, new SeikanError("peer-reset", `${this.#options.peer}: stream reset`));
+    this.#endWhenEmpty();
+  }
+
+  // --- what drivers ask for -------------------------------------------------------
+
+  #create(id: number, flags: number): MuxDriver {
+    const driver = new MuxDriver(this, id, flags);
+    driver.stream = createStream(driver, `${this.#options.peer} stream ${id}`);
+    this.#streams.set(id, driver);
+    liveStreams++;
+    return driver;
+  }
+
+  get isBlocked(): boolean {
+    return this.#isBlocked;
+  }
+
+  /** More than one stream has something to send. */
+  get isContended(): boolean {
+    return this.#turns.length > 0;
+  }
+
+  waitForTurn(driver: MuxDriver): void {
+    this.#turns.push(driver);
+  }
+
+  sendData(id: number, flags: number, bytes: Uint8Array): void {
+    this.#send(FRAME.data, flags, id, bytes.length);
+    if (!this.#inner.write(bytes)) this.#isBlocked = true;
+  }
+
+  sendWindow(id: number, flags: number, delta: number): void {
+    this.#send(FRAME.windowUpdate, flags, id, delta);
+  }
+
+  #send(type: number, flags: number, id: number, length: number): void {
+    if (this.#over) return;
+    if (this.#isBlocked && ++this.#backlog > MAX_BACKLOG_FRAMES) {
+      return this.#inner.abort(yamuxError(`${this.#options.peer} asks for much and reads nothing`));
+    }
+    if (!this.#inner.write(yamuxHeader(type, flags, id, length))) this.#isBlocked = true;
+  }
+
+  /** Both directions are over, or a reset ended it. */
+  finished(driver: MuxDriver): void {
+    this.#forget(driver, undefined);
+    this.#endWhenEmpty();
+  }
+
+  #forget(driver: MuxDriver, error: SeikanError | undefined): void {
+    if (!this.#streams.delete(driver.id)) return;
+    liveStreams--;
+    growthLeft += driver.window - INITIAL_WINDOW;
+    const turn = this.#turns.indexOf(driver);
+    if (turn >= 0) this.#turns.splice(turn, 1);
+    driver.stream.lost(error);
+  }
+
+  #endWhenEmpty(): void {
+    if (this.#streams.size === 0 && (this.#saidGoAway || this.#heardGoAway)) this.#inner.end();
+  }
+
+  /** How large a window may become that was half used up within `elapsedMs`. */
+  grownWindow(window: number, elapsedMs: number): number {
+    const time = now();
+    if (time - this.#tripAt > TRIP_AGE_MS) {
+      this.#tripAt = time;
+      void this.ping().then((tripMs) => (this.#tripMs = Math.max(tripMs, SHORTEST_TRIP_MS)));
+    }
+    const isFast = elapsedMs < 2 * this.#tripMs;
+    if (!isFast || window >= LARGEST_WINDOW || growthLeft < window) return window;
+    growthLeft -= window;
+    return window * 2;
+  }
+}
+
+/** One stream's end in this process. */
+class MuxDriver implements Driver {
+  stream!: Stream;
+  readonly id: number;
+  readonly #session: MuxSession;
+  /** Flags for the next frame: SYN until one was sent. */
+  #flags: number;
+  /** What the peer lets us send. */
+  #credit = INITIAL_WINDOW;
+  /** What the peer may have under way to us, all told. */
+  window = INITIAL_WINDOW;
+  /** What it may still send, of which so much was announced and has not arrived. */
+  #allowed = INITIAL_WINDOW;
+  #announced = 0;
+  #reading = true;
+  #wantsTurn = false;
+  #hasTurn = false;
+  #isWaiting = false;
+  #finished = false;
+  #peerFinished = false;
+  #endsWithFrame = false;
+  #grantedAt = 0;
+
+  constructor(session: MuxSession, id: number, flags: number) {
+    this.#session = session;
+    this.id = id;
+    this.#flags = flags;
+  }
+
+  // --- sending -----------------------------------------------------------------
+
+  write(bytes: Uint8Array): number {
+    const session = this.#session;
+    if (session.isBlocked || (session.isContended && !this.#hasTurn)) return this.#later();
+    let left = this.#hasTurn && session.isContended ? TURN_BYTES : Infinity;
+    let taken = 0;
+    while (taken < bytes.length && this.#credit > 0 && left > 0 && !session.isBlocked) {
+      const length = Math.min(bytes.length - taken, this.#credit, left, FRAME_BYTES);
+      this.#credit -= length;
+      left -= length;
+      session.sendData(this.id, this.#takeFlags(), bytes.subarray(taken, taken + length));
+      taken += length;
+    }
+    if (taken < bytes.length) this.#later();
+    return taken;
+  }
+
+  #later(): number {
+    this.#wantsTurn = true;
+    if (this.#credit > 0 && !this.#isWaiting) {
+      this.#isWaiting = true;
+      this.#session.waitForTurn(this);
+    }
+    return 0;
+  }
+
+  /** The session has room, and it is this stream's turn. */
+  turn(): void {
+    this.#isWaiting = false;
+    this.#wantsTurn = false;
+    this.#hasTurn = true;
+    this.stream.drained();
+    this.#hasTurn = false;
+  }
+
+  /** The peer took bytes: that many more may come. */
+  credited(length: number): void {
+    this.#credit += length;
+    if (this.#credit > 0xffffffff) throw yamuxError("a window larger than 2^32");
+    if (!this.#wantsTurn || this.#isWaiting || this.#credit === 0) return;
+    if (this.#session.isBlocked || this.#session.isContended) this.#later();
+    else this.turn();
+  }
+
+  #takeFlags(): number {
+    const flags = this.#flags;
+    this.#flags = 0;
+    return flags;
+  }
+
+  shutdown(): void {
+    this.#finished = true;
+    this.#session.sendWindow(this.id, this.#takeFlags() | FLAG.fin, 0);
+    if (this.#peerFinished) this.#session.finished(this);
+  }
+
+  destroy(): void {
+    // A stream that the peer never heard of needs no reset.
+    if ((this.#flags & FLAG.syn) === 0) this.#session.sendWindow(this.id, FLAG.rst, 0);
+    this.#session.finished(this);
+  }
+
+  // --- receiving -----------------------------------------------------------------
+
+  announced(length: number): void {
+    if (length > this.#allowed) throw yamuxError("more than the window holds");
+    if (this.#peerFinished && length > 0) throw yamuxError("data behind the end of its stream");
+    this.#announced = length;
+  }
+
+  received(piece: Uint8Array): void {
+    this.#allowed -= piece.length;
+    this.#announced -= piece.length;
+    this.stream.receive(piece);
+    if (this.#announced === 0 && this.#endsWithFrame) return this.#peerEnds();
+    if (this.#reading) this.#grant();
+  }
+
+  finishAfter(length: number): void {
+    if (length === 0) this.#peerEnds();
+    else this.#endsWithFrame = true;
+  }
+
+  #peerEnds(): void {
+    if (this.#peerFinished) return;
+    this.#peerFinished = true;
+    this.stream.receiveEnd();
+    if (this.#finished) this.#session.finished(this);
+  }
+
+  setReading(on: boolean): void {
+    this.#reading = on;
+    // Everything that was held has been taken by now.
+    if (on) this.#grant();
+  }
+
+  /** Gives credit back once half of the window was taken. */
+  #grant(): void {
+    if (this.#peerFinished || this.#allowed * 2 > this.window) return;
+    const time = now();
+    this.window = this.#session.grownWindow(this.window, time - this.#grantedAt);
+    this.#grantedAt = time;
+    this.#session.sendWindow(this.id, this.#takeFlags(), this.window - this.#allowed);
+    this.#allowed = this.window;
+  }
+}
