@@ -106,7 +106,7 @@ export const REACH_OPTIONS = {
     separator: " ",
     secret: true,
     parse: text,
-    help: "Go through this proxy: http, https, socks5, socks5h or socks4a URL, or direct; repeat it for a chain, first hop first",
+    help: "Go through this hop: http, https, socks5, socks5h or socks4a for proxies, ws or wss for the tunnel of a seikan serve, ws+raw or wss+raw for a plain WebSocket bridge, or direct; repeat it for a chain, first hop first",
   }),
   route: list({
     group: "Route",
@@ -121,6 +121,13 @@ export const REACH_OPTIONS = {
     metavar: "HOST:PORT:ADDR",
     parse: text,
     help: "Use this address for a target or proxy instead of asking the resolver",
+  }),
+  tunnels: value({
+    group: "Route",
+    metavar: "N",
+    parse: integer(1, 16),
+    default: "1",
+    help: "Connections to keep to each ws:// or wss:// hop; streams are spread over them",
   }),
   ipv4: flag({ group: "Route", short: "4", help: "Dial IPv4 addresses only" }),
   ipv6: flag({ group: "Route", short: "6", help: "Dial IPv6 addresses only" }),

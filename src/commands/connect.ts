@@ -104,6 +104,7 @@ async function connectStdio(
     const stopped = lifetime.stopping.then(exitCodeOf);
     return await Promise.race([pipeStdio(reaching, target, values, io), lifetime.ended, stopped]);
   } finally {
+    reaching.closeTunnels();
     lifetime.release();
   }
 }

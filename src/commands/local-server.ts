@@ -89,6 +89,7 @@ export class LocalServer {
     scope.own(() => this.#live.abortAll(new SeikanError("shutdown", "seikan ends")));
     scope.own(() => this.#stopListening());
     await this.#listen();
+    this.#keepTunnels(scope);
     if (tail !== undefined) {
       this.#announce(scope);
       return this.#runCommand(tail, scope);
@@ -98,13 +99,21 @@ export class LocalServer {
     scope.own(() => lifetime.release());
     this.#announce(scope);
     const once = values.once ? this.#firstDone.promise : new Promise<never>(() => {});
-    const ended = await Promise.race([lifetime.stopping, lifetime.ended, once.then((error) => ({ error }))]);
+    const refused = this.#reaching.refused;
+    const failed = Promise.race([once, refused]).then((error) => ({ error }));
+    const ended = await Promise.race([lifetime.stopping, lifetime.ended, failed]);
     if (typeof ended === "number") return ended;
     if (typeof ended === "object") {
       if (ended.error !== undefined) throw ended.error;
       return 0;
     }
     return Promise.race([this.#drain(), lifetime.ended]);
+  }
+
+  #keepTunnels(scope: Scope): void {
+    for (const forward of this.#forwards) if (forward.kind === "fixed") this.#reaching.choose(forward.target);
+    this.#reaching.keepTunnels();
+    scope.own(() => this.#reaching.closeTunnels());
   }
 
   async #drain(): Promise<number> {
@@ -189,6 +198,7 @@ export class LocalServer {
       permissions: new Permissions({ allow: [], deny: [] }, () => []),
       users: values.auth.length === 0 ? undefined : new Users(values.auth),
       openToAll: values["no-auth"],
+      endpoints: [],
       limits: {
         head: HEAD_LIMITS,
         headMs: 30_000,
@@ -243,6 +253,7 @@ export class LocalServer {
   async #runCommand(tail: readonly string[], scope: Scope): Promise<number> {
     const places = this.#listening.map(({ listener }) => placeOf(listener));
     const words = tail.map((word) => fillIn(word, places[0]!));
+    void this.#reaching.refused.then((error) => this.#io.log.error(error.message, { hint: error.hints[0] }));
     const child = runWrapped(words, { ...this.#io.childEnv, ...childVariables(places), ...this.#proxyVariables() });
     const { timeout } = this.#invocation.values;
     if (timeout === undefined || timeout === 0) return child.exited;

@@ -6,9 +6,10 @@ import { parsePattern } from "../core/pattern.ts";
 import { proxyFromEnv } from "../core/proxy-env.ts";
 import { RouteTable, type RouteRule } from "../routes/route-table.ts";
 import { splitUser } from "../routes/users.ts";
-import { parseHop, type Hop, type HopSettings } from "../transports/chain.ts";
+import { parseHop, type Hop, type HopSettings, type TunnelSettings } from "../transports/chain.ts";
 import type { ProxySecret } from "../transports/proxy-credentials.ts";
 import { tcpDialer, type TcpOptions } from "../transports/tcp.ts";
+import type { Tunnel } from "../transports/tunnel.ts";
 import { isFieldName, isFieldValue } from "../wire/fields.ts";
 import type { REACH_OPTIONS } from "./command.ts";
 
@@ -34,12 +35,22 @@ export class Reach {
   /** One table per choice: what a proxy taught us about its authentication lives in it. */
   readonly #tables = new Map<string, RouteTable>();
 
-  constructor(values: ReachValues, viaSource: string, authCommand?: ProxySecret) {
+  constructor(values: ReachValues, viaSource: string, onTunnel: TunnelSettings["report"], authCommand?: ProxySecret) {
     this.#values = values;
     this.#viaSource = viaSource;
     this.#tcp = tcpOptions(values);
     this.#secret = authCommand ?? givenSecret(values);
-    this.#settings = { tcp: this.#tcp, fields: proxyFields(values["proxy-header"]), tls: proxyTls(values) };
+    this.#settings = {
+      tcp: this.#tcp,
+      fields: proxyFields(values["proxy-header"]),
+      tls: proxyTls(values),
+      tunnel: { connections: values.tunnels, connectMs: values["connect-timeout"], report: onTunnel },
+    };
+  }
+
+  /** The tunnels of all ways chosen from so far. */
+  get tunnels(): readonly Tunnel[] {
+    return [...this.#tables.values()].flatMap((table) => table.tunnels);
   }
 
   /** Ways for `serve` and for explicit `--via`: the environment is not asked. */

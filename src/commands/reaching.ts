@@ -1,13 +1,14 @@
 import { formatTarget, type Target } from "../core/address.ts";
 import type { BridgeResult } from "../core/bridge.ts";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
-import { toSeikanError, usageError } from "../core/errors.ts";
+import { toSeikanError, usageError, type SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { formatWay, type Routes, type Way } from "../routes/route-table.ts";
 import { tlsClient, type TlsClientOptions } from "../transports/tls.ts";
 import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
 import type { ConnectValues } from "./connect-options.ts";
+import { tunnelLogger } from "./tunnel-log.ts";
 
 const RETRY_FIRST_MS = 250;
 const RETRY_LONGEST_MS = 10_000;
@@ -18,18 +19,38 @@ export class Reaching implements Routes {
   readonly #values: ConnectValues;
   readonly #io: CommandIo;
   readonly #tls: Omit<TlsClientOptions, "peer" | "serverName"> | undefined;
+  readonly #refused = Promise.withResolvers<SeikanError>();
   #retriesLeft: number;
 
   constructor(values: ConnectValues, viaSource: string, io: CommandIo) {
     this.#values = values;
     this.#io = io;
-    this.#reach = new Reach(values, viaSource, authCommand(values, io));
+    const log = tunnelLogger(io);
+    const onTunnel: typeof log = (tunnel, event) => {
+      log(tunnel, event);
+      if (event.kind === "refused") this.#refused.resolve(event.error);
+    };
+    this.#reach = new Reach(values, viaSource, onTunnel, authCommand(values, io));
     this.#tls = targetTls(values);
     this.#retriesLeft = values.retry;
   }
 
   choose(target: Target): Way {
     return this.#reach.forTarget(target, this.#io.env).choose(target);
+  }
+
+  /** Connects the tunnels of all ways chosen so far, now and again whenever they are lost. */
+  keepTunnels(): void {
+    for (const tunnel of this.#reach.tunnels) tunnel.keep();
+  }
+
+  closeTunnels(): void {
+    for (const tunnel of this.#reach.tunnels) tunnel.close();
+  }
+
+  /** Resolves when a kept tunnel is refused for good. */
+  get refused(): Promise<SeikanError> {
+    return this.#refused.promise;
   }
 
   /** Retries count until the first success. */

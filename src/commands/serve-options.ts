@@ -1,6 +1,8 @@
 import { parseAddressRange } from "../core/address.ts";
+import { usageError } from "../core/errors.ts";
 import { choice, duration, flag, integer, list, size, text, value, type OptionSpecs } from "../core/options.ts";
 import { parsePattern, type Pattern } from "../core/pattern.ts";
+import { TUNNEL_PATH } from "../transports/chain.ts";
 import { REACH_OPTIONS, type Invocation } from "./command.ts";
 
 export const SERVE_OPTIONS = {
@@ -65,6 +67,21 @@ export const SERVE_OPTIONS = {
     parse: patterns,
     help: "What may not be dialled; wins over --allow-net",
   }),
+  "tunnel-path": value({
+    group: "WebSocket",
+    metavar: "PATH",
+    default: TUNNEL_PATH,
+    parse: path,
+    help: "Where seikan connect --via ws://… finds the tunnel",
+  }),
+  "no-tunnel": flag({ group: "WebSocket", help: "Offer no tunnel" }),
+  "ws-origin": list({
+    group: "WebSocket",
+    metavar: "ORIGIN",
+    separator: " ",
+    parse: text,
+    help: "Pages of this origin (https://app.example.com) may open WebSockets here; browsers of other pages are refused",
+  }),
   ...REACH_OPTIONS,
   "max-connections-per-address": value({
     group: "Limits",
@@ -113,6 +130,11 @@ export const SERVE_OPTIONS = {
 
 export type ServeInvocation = Invocation<typeof SERVE_OPTIONS>;
 export type ServeValues = ServeInvocation["values"];
+
+function path(input: string): string {
+  if (/^\/[\x21-\x7e]*$/.test(input) && !/[?#]/.test(input)) return input;
+  throw usageError(`expected a path such as /tunnel, got "${input}"`);
+}
 
 function patterns(input: string): Pattern[] {
   return input

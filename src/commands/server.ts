@@ -5,8 +5,10 @@ import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { connectionCapacity, inheritedListeners } from "../platform/descriptors.ts";
 import type { Client, RouteContext } from "../routes/context.ts";
+import type { Endpoint } from "../routes/endpoints.ts";
 import { readProxyHeader, serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
+import { TunnelEndpoint } from "../routes/tunnel.ts";
 import { Users } from "../routes/users.ts";
 import type { peekServerName as PeekServerName } from "../transports/peek.ts";
 import { listen } from "../transports/tcp.ts";
@@ -18,6 +20,7 @@ import { Certificates, stampOf } from "./certificates.ts";
 import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
 import type { ServeInvocation, ServeValues } from "./serve-options.ts";
+import { tunnelLogger } from "./tunnel-log.ts";
 
 const DEFAULT_LISTEN = "127.0.0.1:8080";
 /** How often certificate and user files are looked at. */
@@ -39,6 +42,7 @@ export class Server {
   readonly #certificates: Certificates | undefined;
   readonly #users: Users | undefined;
   readonly #context: RouteContext;
+  readonly #reach: Reach;
   readonly #perAddress = new Map<string, number>();
   readonly #maxConnections: number;
   #own: TcpTarget[] = [];
@@ -56,6 +60,7 @@ export class Server {
     this.#users = usersOf(values);
     if (values["auth-file"] !== undefined) this.#userStamp = stampOf(values["auth-file"]);
     this.#maxConnections = values["max-connections"] ?? connectionCapacity();
+    this.#reach = new Reach(values, this.#viaSource, tunnelLogger(io));
     this.#refuseOpenProxy();
     this.#context = this.#createContext();
   }
@@ -74,6 +79,7 @@ export class Server {
         .map(parseAuthority)
         .filter((target) => target !== undefined),
     );
+    for (const tunnel of this.#reach.tunnels) tunnel.keep();
     const watch = setInterval(() => this.#reloadChanged(), WATCH_MS);
     scope.own(() => clearInterval(watch));
     this.#announce(scope);
@@ -175,10 +181,11 @@ export class Server {
     const permissions = new Permissions({ allow: values["allow-net"], deny }, () => this.#own);
     const pseudonym = `seikan-${crypto.randomUUID().slice(0, 8)}`;
     return {
-      routes: new Reach(values, this.#viaSource).explicit(),
+      routes: this.#reach.explicit(),
       permissions,
       users: this.#users,
       openToAll: values["no-auth"],
+      endpoints: endpointsOf(values),
       limits: {
         head: { bytes: values["max-header-size"], fields: values["max-headers"] },
         headMs: values["header-timeout"],
@@ -290,6 +297,10 @@ function certificatesOf(values: ServeValues, specs: readonly ListenSpec[]): Cert
     certs.map((cert, index) => ({ cert, key: keys[index]! })),
     values["tls-client-ca"],
   );
+}
+
+function endpointsOf(values: ServeValues): Endpoint[] {
+  return values["no-tunnel"] ? [] : [new TunnelEndpoint(values["tunnel-path"], values["ws-origin"])];
 }
 
 function usersOf(values: ServeValues): Users | undefined {

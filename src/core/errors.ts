@@ -43,6 +43,8 @@ export const OUTCOMES = {
   "request-unsupported": outcome(501, "http_request_error", 2),
   "method-refused": outcome(405, "http_request_denied", 2),
   "version-unsupported": outcome(505, "http_request_error", 2),
+  "upgrade-required": outcome(426, "http_request_error", 2),
+  "origin-denied": outcome(403, "http_request_denied", 4),
   "expectation-failed": outcome(417, "http_request_error", 2),
   "uri-too-long": outcome(414, "http_request_error", 2),
   "head-too-large": outcome(431, "http_request_error", 2),

@@ -15,6 +15,7 @@ const REASONS: Readonly<Record<number, string>> = {
   414: "URI Too Long",
   417: "Expectation Failed",
   421: "Misdirected Request",
+  426: "Upgrade Required",
   429: "Too Many Requests",
   431: "Request Header Fields Too Large",
   500: "Internal Server Error",
@@ -50,15 +51,32 @@ export function textAnswer(answer: TextAnswer): Buffer {
   return answer.headOnly === true ? head : Buffer.concat([head, body]);
 }
 
+/** How an error is told. */
+export interface ErrorStyle {
+  readonly headOnly?: boolean;
+  /** The request was for a path of ours, not for something behind a proxy: credentials are asked for with 401. */
+  readonly asOrigin?: boolean;
+}
+
 /** What a client is told when its request failed here (docs: http errors). */
-export function errorAnswer(error: SeikanError, proxyName: string, headOnly = false): Buffer {
-  const { status, proxyError } = error.outcome;
+export function errorAnswer(error: SeikanError, proxyName: string, style: ErrorStyle = {}): Buffer {
+  const { proxyError } = error.outcome;
+  const status = answerStatus(error, style);
   const fields = ["Proxy-Status", `${proxyName}; error=${proxyError}; details=${quoted(error.message)}`];
-  if (status === 407) fields.push("Proxy-Authenticate", 'Basic realm="seikan", charset="UTF-8"');
+  if (status === 407) fields.push("Proxy-Authenticate", CHALLENGE);
+  if (status === 401) fields.push("WWW-Authenticate", CHALLENGE);
+  if (status === 426) fields.push("Upgrade", "websocket", "Sec-WebSocket-Version", "13");
   if (status === 429 || status === 503) fields.push("Retry-After", "1");
   if (status === 405) fields.push("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
   const text = [`seikan: ${error.message}`, ...error.hints.map((hint) => `hint: ${hint}`)].join("\n");
-  return textAnswer({ status, text, fields, headOnly });
+  return textAnswer({ status, text, fields, headOnly: style.headOnly ?? false });
+}
+
+const CHALLENGE = 'Basic realm="seikan", charset="UTF-8"';
+
+export function answerStatus(error: SeikanError, { asOrigin }: ErrorStyle): number {
+  const { status } = error.outcome;
+  return status === 407 && asOrigin === true ? 401 : status;
 }
 
 /** A structured-field string (RFC 8941): printable ASCII, quotes escaped. */

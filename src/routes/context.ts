@@ -5,6 +5,7 @@ import type { Logger } from "../core/log.ts";
 import type { LiveSet } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { HeadLimits } from "../wire/http1.ts";
+import type { Endpoint } from "./endpoints.ts";
 import type { Permissions } from "./permissions.ts";
 import type { Routes, Way } from "./route-table.ts";
 import type { Users } from "./users.ts";
@@ -32,6 +33,8 @@ export interface RouteContext {
   readonly users: Users | undefined;
   /** `--no-auth`: an exposed listener dials for anybody. */
   readonly openToAll: boolean;
+  /** What lives at paths of ours. */
+  readonly endpoints: readonly Endpoint[];
   readonly limits: Limits;
   /** Our pseudonym in `Via`; undefined: none is added. */
   readonly via: string | undefined;
@@ -52,6 +55,8 @@ export interface Client {
   readonly port: number;
   /** The listener can be reached from other machines (docs: "Who may do what"). */
   readonly exposed: boolean;
+  /** Settled by the tunnel that carries this connection: who it belongs to, if to anybody. */
+  readonly login?: { readonly user: string | undefined };
 }
 
 /** One line of the access log. */

@@ -335,7 +335,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   /** Tells the client while that is possible; cuts its connection once an answer has begun. */
   #fail(error: SeikanError): void {
     if (this.#over) return;
-    const answer = errorAnswer(error, this.#connection.context.proxyName, this.#head.method === "HEAD");
+    const answer = errorAnswer(error, this.#connection.context.proxyName, { headOnly: this.#head.method === "HEAD" });
     if (!this.#answeredBytes) this.#status = error.outcome.status;
     this.#settle(error);
     this.#upstream?.stream.abort(error);

@@ -5,13 +5,14 @@ import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import { fieldValue, fieldValues, type Fields } from "../wire/fields.ts";
 import { RequestReader, type MessageHandler, type RequestHead } from "../wire/http1.ts";
 import { closeGently } from "../transports/gentle-close.ts";
-import { closeWith, errorAnswer, textAnswer } from "./answers.ts";
+import { answerStatus, closeWith, errorAnswer, textAnswer } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
 import type { Client, RouteContext } from "./context.ts";
+import type { Endpoint } from "./endpoints.ts";
 import { parseForwardTarget } from "./forward-request.ts";
 import { Exchange, type BodyTaker, type ClientConnection } from "./forward.ts";
 import type { UpstreamSlot } from "./upstream.ts";
-import { parseBasic } from "./users.ts";
+import { parseAuthorization } from "./users.ts";
 
 const ESTABLISHED = Buffer.from("HTTP/1.1 200 Connection established\r\n\r\n");
 
@@ -123,8 +124,12 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   #serve(head: RequestHead): void {
     const isExposed = this.client.exposed || cameThroughProxy(head.fields);
     if (head.method === "CONNECT") return void this.#connect(head, isExposed);
-    if (head.target.startsWith("/") || head.target === "*") return this.#answerOwn(head);
-    void this.#forward(head, isExposed);
+    if (head.target === "*") return this.#answerOwn(head);
+    if (!head.target.startsWith("/")) return void this.#forward(head, isExposed);
+    const path = head.target.split("?", 1)[0]!;
+    const endpoint = this.context.endpoints.find((one) => one.matches(path));
+    if (endpoint === undefined) this.#answerOwn(head);
+    else void this.#upgrade(endpoint, head, path, isExposed);
   }
 
   async #connect(head: RequestHead, exposed: boolean): Promise<void> {
@@ -163,9 +168,28 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     }
   }
 
+  async #upgrade(endpoint: Endpoint, head: RequestHead, path: string, exposed: boolean): Promise<void> {
+    const { context, client } = this;
+    try {
+      checkHost(head);
+      await endpoint.serve({
+        ...{ context, client, head, path, exposed },
+        authorize: () => this.#authorize(head, exposed, "authorization"),
+        leave: () => (this.#state === "gone" ? undefined : this.leave()),
+      });
+    } catch (thrown) {
+      this.#fail(toSeikanError(thrown), head, true);
+    }
+  }
+
   /** The user, or undefined where none is needed; throws when there must be one. */
-  #authorize(head: RequestHead, exposed: boolean): Promise<string> | undefined {
+  #authorize(
+    head: RequestHead,
+    exposed: boolean,
+    field: "authorization" | "proxy-authorization" = "proxy-authorization",
+  ): Promise<string | undefined> | undefined {
     const { users, openToAll } = this.context;
+    if (this.client.login !== undefined) return Promise.resolve(this.client.login.user);
     if (users === undefined) {
       if (!exposed || openToAll) return undefined;
       throw new SeikanError(
@@ -176,13 +200,14 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
         },
       );
     }
-    return this.#authenticate(users, head);
+    return this.#authenticate(users, fieldValue(head.fields, field));
   }
 
-  async #authenticate(users: NonNullable<RouteContext["users"]>, head: RequestHead): Promise<string> {
-    const shown = parseBasic(fieldValue(head.fields, "proxy-authorization"));
-    if (shown === undefined) throw new SeikanError("auth-required", "this proxy wants a user and password");
-    if (await users.verify(shown, this.client.address)) return shown.user;
+  async #authenticate(users: NonNullable<RouteContext["users"]>, value: string | undefined): Promise<string> {
+    const shown = parseAuthorization(value);
+    if (shown === undefined) throw new SeikanError("auth-required", "this server wants a user and password");
+    const user = await users.identify(shown, this.client.address);
+    if (user !== undefined) return user;
     throw new SeikanError("auth-required", "wrong user or password");
   }
 
@@ -257,14 +282,15 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   }
 
   /** The last answer on this connection: what went wrong. Without `head` the request itself was malformed. */
-  #fail(error: SeikanError, head?: RequestHead): void {
+  #fail(error: SeikanError, head?: RequestHead, asOrigin = false): void {
     if (this.#state === "gone") return;
     const exchange = this.#exchange;
-    this.#log(head, error.outcome.status, error);
+    const style = { headOnly: head?.method === "HEAD", asOrigin };
+    this.#log(head, answerStatus(error, style), error);
     this.finishWith((stream) => {
       // An answer that has begun can only be cut, so that it does not look complete.
       if (exchange?.hasAnswered) stream.abort(error);
-      else closeWith(stream, errorAnswer(error, this.context.proxyName, head?.method === "HEAD"));
+      else closeWith(stream, errorAnswer(error, this.context.proxyName, style));
     });
     exchange?.clientLost(error);
   }

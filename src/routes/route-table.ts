@@ -1,8 +1,9 @@
 import { formatTarget, type Target } from "../core/address.ts";
 import { matches, specificity, type Pattern } from "../core/pattern.ts";
 import { chain, formatHop, type Hop, type HopSettings } from "../transports/chain.ts";
-import type { HttpHop } from "../transports/http-connect.ts";
+import type { HttpHop } from "../transports/hop-request.ts";
 import type { Dialer } from "../transports/transport.ts";
+import type { Tunnel } from "../transports/tunnel.ts";
 
 /** How a target is reached. */
 export interface Way {
@@ -11,6 +12,8 @@ export interface Way {
   readonly dial: Dialer;
   /** The last hop, when it is an HTTP proxy. */
   readonly httpProxy: HttpHop | undefined;
+  /** The tunnels it leads through. */
+  readonly tunnels: readonly Tunnel[];
   /** The name becomes an address here, where it can be checked; otherwise at a later hop. */
   readonly resolvesHere: boolean;
   /** What chose it: a rule, an option or a variable; for people. */
@@ -47,6 +50,11 @@ export class RouteTable implements Routes {
       .map(({ pattern, hops }) => ({ pattern, way: wayOf(hops, `--route ${pattern.text}`) }))
       .sort((a, b) => specificity(b.pattern) - specificity(a.pattern));
     this.#default = wayOf(fallback.hops, fallback.reason);
+  }
+
+  /** Every tunnel that some target would take. */
+  get tunnels(): readonly Tunnel[] {
+    return [this.#default, ...this.#rules.map(({ way }) => way)].flatMap((way) => way.tunnels);
   }
 
   choose(target: Target): Way {

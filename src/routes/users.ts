@@ -8,6 +8,11 @@ export interface Credentials {
   readonly password: string;
 }
 
+/** A token stands for its user: it is the password of an entry that is not hashed. */
+export interface Token {
+  readonly token: string;
+}
+
 /** How long a verified password is believed without hashing it again. */
 const CACHE_MS = 60_000;
 const CACHE_ENTRIES = 1000;
@@ -30,6 +35,8 @@ type Verifier =
  */
 export class Users {
   #verifiers: ReadonlyMap<string, Verifier>;
+  /** Users by the keyed digest of their password, for tokens. */
+  #byToken: ReadonlyMap<string, string>;
   readonly #secret = crypto.getRandomValues(new Uint8Array(32));
   readonly #verified = new Map<string, number>();
   readonly #failures = new Map<string, { count: number; at: number }>();
@@ -38,12 +45,31 @@ export class Users {
 
   constructor(plain: readonly string[], htpasswd = "") {
     this.#verifiers = this.#read(plain, htpasswd);
+    this.#byToken = this.#tokens();
   }
 
   /** Takes the users anew; on an error the old ones stay. */
   replace(plain: readonly string[], htpasswd: string): void {
     this.#verifiers = this.#read(plain, htpasswd);
+    this.#byToken = this.#tokens();
     this.#verified.clear();
+  }
+
+  #tokens(): Map<string, string> {
+    const plain = [...this.#verifiers].flatMap(([user, verifier]): [string, string][] =>
+      verifier.kind === "plain" ? [[verifier.digest.toString(), user]] : [],
+    );
+    return new Map(plain);
+  }
+
+  /** Whose credentials these are, or undefined; after a failure it answers late. */
+  async identify(shown: Credentials | Token, address: string): Promise<string | undefined> {
+    if ("user" in shown) return (await this.verify(shown, address)) ? shown.user : undefined;
+    // Looked up by a digest under a secret of this process: its timing says nothing about the token.
+    const user = this.#byToken.get(this.#digest(shown.token).toString());
+    if (user !== undefined) return user;
+    await sleep(this.#punish(address));
+    return undefined;
   }
 
   /** True when these are a user's; after a failure it answers late. */
@@ -136,6 +162,12 @@ export function splitUser(text: string, what: string): Credentials {
   const colon = text.indexOf(":");
   if (colon < 1) throw usageError(`${what}: expected USER:PASS`);
   return { user: text.slice(0, colon), password: text.slice(colon + 1) };
+}
+
+/** What an `Authorization` or `Proxy-Authorization` value says: Basic (RFC 7617) or Bearer (RFC 6750). */
+export function parseAuthorization(value: string | undefined): Credentials | Token | undefined {
+  const bearer = /^bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(value ?? "");
+  return bearer === null ? parseBasic(value) : { token: bearer[1]! };
 }
 
 /** What a `Basic` field value says, or undefined (RFC 7617). */

@@ -1,21 +1,39 @@
 import { canonicalHost, formatHostPort, formatTarget, parsePort, tcpTarget, type TcpTarget } from "../core/address.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
 import type { Fields } from "../wire/fields.ts";
-import { httpConnectDialer, type HttpHop } from "./http-connect.ts";
+import { httpConnectDialer } from "./http-connect.ts";
+import type { HttpHop } from "./hop-request.ts";
 import { ProxyCredentials, type ProxySecret } from "./proxy-credentials.ts";
 import { socksDialer } from "./socks.ts";
 import { resolveTarget, type TcpOptions } from "./tcp.ts";
 import { tlsClient, type TlsClientOptions } from "./tls.ts";
+import { dialSession, Tunnel, type TunnelEvent } from "./tunnel.ts";
+import { openWebSocket, type WebSocketHop } from "./websocket-hop.ts";
 import type { Dialer, DialOptions } from "./transport.ts";
 
 /** One hop of a chain, as a person wrote it. */
 export interface Hop {
   readonly scheme: HopScheme;
   readonly proxy: TcpTarget;
+  /** Path and query of a WebSocket endpoint; empty for any other hop. */
+  readonly path: string;
   readonly secret: ProxySecret | undefined;
 }
 
-const DEFAULT_PORTS = { http: 80, https: 443, socks5: 1080, socks5h: 1080, socks4a: 1080 } as const;
+const DEFAULT_PORTS = {
+  http: 80,
+  https: 443,
+  socks5: 1080,
+  socks5h: 1080,
+  socks4a: 1080,
+  ws: 80,
+  wss: 443,
+  "ws+raw": 80,
+  "wss+raw": 443,
+} as const;
+
+/** Where `serve` offers its tunnel unless told otherwise. */
+export const TUNNEL_PATH = "/-/tunnel";
 
 export type HopScheme = keyof typeof DEFAULT_PORTS;
 
@@ -26,6 +44,15 @@ export interface HopSettings {
   readonly fields: Fields;
   /** For TLS to proxies; the peer and its name come from the hop. */
   readonly tls: Omit<TlsClientOptions, "peer" | "serverName">;
+  readonly tunnel: TunnelSettings;
+}
+
+export interface TunnelSettings {
+  /** Connections per tunnel. */
+  readonly connections: number;
+  /** For one attempt to connect. */
+  readonly connectMs: number;
+  readonly report: (tunnel: string, event: TunnelEvent) => void;
 }
 
 /** A way through hops, made once and used for many targets. */
@@ -33,32 +60,84 @@ export interface Chain {
   readonly dial: Dialer;
   /** The last hop, when it is an HTTP proxy: absolute-form requests are its to forward. */
   readonly httpProxy: HttpHop | undefined;
+  /** The tunnels among the hops, first one first. */
+  readonly tunnels: readonly Tunnel[];
 }
 
 /** Folds the hops around `reach`: the first hop is dialled by it, the target by the last hop. */
 export function chain(hops: readonly Hop[], reach: Dialer, settings: HopSettings): Chain {
-  return hops.reduce<Chain>((inner, hop) => hopChain(hop, inner.dial, settings), { dial: reach, httpProxy: undefined });
+  const none: Chain = { dial: reach, httpProxy: undefined, tunnels: [] };
+  return hops.reduce((inner, hop) => hopChain(hop, inner, settings), none);
 }
 
-function hopChain(hop: Hop, reach: Dialer, settings: HopSettings): Chain {
-  const { scheme, proxy, secret } = hop;
-  if (scheme === "http" || scheme === "https") {
-    const httpProxy = {
-      proxy,
-      name: `${scheme}://${formatTarget(proxy)}`,
-      credentials: new ProxyCredentials(secret),
-      fields: settings.fields,
-      reach: scheme === "https" ? proxyTlsDialer(reach, settings) : reach,
-    };
-    return { dial: httpConnectDialer(httpProxy), httpProxy };
+function hopChain(hop: Hop, inner: Chain, settings: HopSettings): Chain {
+  const { tunnels } = inner;
+  const through = httpHop(hop, inner.dial, settings);
+  switch (hop.scheme) {
+    case "http":
+    case "https":
+      return { dial: httpConnectDialer(through), httpProxy: through, tunnels };
+    case "ws":
+    case "wss": {
+      const tunnel = tunnelTo(webSocketHop(hop, through), settings.tunnel);
+      return { dial: tunnelDialer(tunnel, through), httpProxy: undefined, tunnels: [...tunnels, tunnel] };
+    }
+    case "ws+raw":
+    case "wss+raw":
+      return { dial: rawDialer(webSocketHop(hop, through)), httpProxy: undefined, tunnels };
+    default:
+      return { dial: socksChain(hop, inner.dial, settings), httpProxy: undefined, tunnels };
   }
+}
+
+function httpHop({ scheme, proxy, secret }: Hop, reach: Dialer, settings: HopSettings): HttpHop {
+  return {
+    proxy,
+    name: `${scheme}://${formatTarget(proxy)}`,
+    credentials: new ProxyCredentials(secret),
+    fields: settings.fields,
+    reach: isSecure(scheme) ? proxyTlsDialer(reach, settings) : reach,
+  };
+}
+
+function isSecure(scheme: HopScheme): boolean {
+  return scheme === "https" || scheme.startsWith("wss");
+}
+
+function webSocketHop({ scheme, path }: Hop, through: HttpHop): WebSocketHop {
+  return { ...through, path, isSecure: isSecure(scheme) };
+}
+
+function tunnelTo(hop: WebSocketHop, { connections, connectMs, report }: TunnelSettings): Tunnel {
+  return new Tunnel({
+    name: hop.name,
+    connections,
+    connectMs,
+    connect: (key, onGoAway, options) => dialSession(hop, key, onGoAway, options),
+    report: (event) => report(hop.name, event),
+  });
+}
+
+/** Each stream of the tunnel begins with a CONNECT: to whoever dials, the far end is one more HTTP proxy. */
+function tunnelDialer(tunnel: Tunnel, hop: HttpHop): Dialer {
+  const credentials = new ProxyCredentials(undefined);
+  return httpConnectDialer({ ...hop, credentials, fields: [], reach: (_, options) => tunnel.open(options) });
+}
+
+/** One WebSocket for each stream; where it leads is for the other side to know. */
+function rawDialer(hop: WebSocketHop): Dialer {
+  const request = { protocol: undefined, fields: [], binaryOnly: false, maxFrame: Number.MAX_SAFE_INTEGER };
+  return (_, options) => openWebSocket(hop, request, options);
+}
+
+function socksChain({ scheme, proxy, secret }: Hop, reach: Dialer, settings: HopSettings): Dialer {
   const credentials = secret?.kind === "password" ? { user: secret.user, password: secret.password } : undefined;
   const resolve =
     scheme === "socks5"
       ? (target: TcpTarget, options: DialOptions) => resolveTarget(target, settings.tcp, options)
       : undefined;
   const version = scheme === "socks4a" ? 4 : 5;
-  return { dial: socksDialer({ version, proxy, credentials, resolve }, reach), httpProxy: undefined };
+  return socksDialer({ version, proxy, credentials, resolve }, reach);
 }
 
 function proxyTlsDialer(reach: Dialer, settings: HopSettings): Dialer {
@@ -73,13 +152,23 @@ function proxyTlsDialer(reach: Dialer, settings: HopSettings): Dialer {
 /** `direct` is written as a hop and means none. */
 export function parseHop(text: string): Hop | "direct" {
   if (text === "direct") return "direct";
-  const match = /^([a-z][a-z0-9+.-]*):\/\/(?:(.*)@)?([^@/?#]*)\/?$/is.exec(text);
+  const match = /^([a-z][a-z0-9+.-]*):\/\/(?:(.*)@)?([^@/?#]*)(\/[^#@]*)?$/is.exec(text);
   const scheme = match?.[1]!.toLowerCase();
   if (match === null || scheme === undefined) throw badHop(text, "expected a URL such as http://proxy:3128");
-  if (!(scheme in DEFAULT_PORTS)) throw badHop(text, `unknown scheme ${scheme}`);
-  const proxy = parseHopAddress(match[3]!, DEFAULT_PORTS[scheme as HopScheme]);
+  if (!Object.hasOwn(DEFAULT_PORTS, scheme)) throw badHop(text, `unknown scheme ${scheme}`);
+  const known = scheme as HopScheme;
+  const proxy = parseHopAddress(match[3]!, DEFAULT_PORTS[known]);
   if (proxy === undefined) throw badHop(text, "the host or port is wrong");
-  return { scheme: scheme as HopScheme, proxy, secret: parseUserinfo(match[2], text) };
+  return { scheme: known, proxy, path: parsePath(known, match[4] ?? "/", text), secret: parseUserinfo(match[2], text) };
+}
+
+function parsePath(scheme: HopScheme, path: string, url: string): string {
+  if (!scheme.startsWith("ws")) {
+    if (path !== "/") throw badHop(url, "a proxy has no path");
+    return "";
+  }
+  if (!/^[\x21-\x7e]+$/.test(path)) throw badHop(url, "write unusual characters of the path as %XX");
+  return path === "/" && !scheme.endsWith("+raw") ? TUNNEL_PATH : path;
 }
 
 function parseHopAddress(text: string, defaultPort: number): TcpTarget | undefined {
@@ -117,5 +206,6 @@ export function redactUrl(text: string): string {
 /** For people and logs: never with credentials. */
 export function formatHop(hop: Hop): string {
   const userinfo = hop.secret?.kind === "password" ? "***@" : "";
-  return `${hop.scheme}://${userinfo}${formatHostPort(hop.proxy.host, hop.proxy.port)}`;
+  const path = hop.path === TUNNEL_PATH || hop.path === "/" ? "" : hop.path;
+  return `${hop.scheme}://${userinfo}${formatHostPort(hop.proxy.host, hop.proxy.port)}${path.replace(/\?.*$/s, "?***")}`;
 }

@@ -84,11 +84,11 @@ export class CredentialAttempt {
     this.value = credentials.first(method, uri);
   }
 
-  /** Prepares the next try after a 407; throws when the challenge cannot be met. */
-  async challenged(lines: readonly string[], proxy: string): Promise<void> {
+  /** Prepares the next try after a 407 or 401; throws when the challenge cannot be met. */
+  async challenged(lines: readonly string[], hop: string, status: 407 | 401 = 407): Promise<void> {
     const sent = this.value !== undefined;
     this.value = await this.#credentials.answer(lines, this.#method, this.#uri, this.#round++);
-    if (this.value === undefined) throw unmet(lines, proxy, sent);
+    if (this.value === undefined) throw unmet(lines, hop, status, sent);
   }
 }
 
@@ -97,18 +97,18 @@ function strongestDigest(challenges: Challenge[]): Challenge | undefined {
   return usable.find((challenge) => digestHash(challenge) === "sha256") ?? usable[0];
 }
 
-function unmet(lines: readonly string[], proxy: string, sent: boolean): SeikanError {
+function unmet(lines: readonly string[], hop: string, status: 407 | 401, sent: boolean): SeikanError {
   const schemes = [...new Set(parseChallenges(lines).map((challenge) => challenge.scheme))];
   const offered = schemes.length === 0 ? "no scheme at all" : schemes.join(", ");
   const message = sent
-    ? `${proxy} refused our credentials (407); it offers ${offered}`
-    : `${proxy} wants credentials (407); it offers ${offered}`;
+    ? `${hop} refused our credentials (${status}); it offers ${offered}`
+    : `${hop} wants credentials (${status}); it offers ${offered}`;
   const hints = schemes.some((scheme) => ["basic", "digest", "bearer"].includes(scheme))
     ? [
         sent
           ? "are user and password right?"
-          : "write them into the URL (http://USER:PASS@HOST:PORT) or into --proxy-auth-file",
+          : "write them into the URL (SCHEME://USER:PASS@HOST:PORT) or into --proxy-auth-file",
       ]
     : ["--proxy-auth-command can supply credentials for schemes seikan does not speak"];
-  return new SeikanError("hop-auth", message, { hints, hopStatus: 407 });
+  return new SeikanError("hop-auth", message, { hints, hopStatus: status });
 }

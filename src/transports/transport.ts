@@ -10,6 +10,35 @@ export interface DialOptions {
    * a name resolves to, before a packet is sent there.
    */
   readonly permit?: (address: IpAddress, target: TcpTarget) => void;
+  /** Hears of each step once it is done. */
+  readonly trace?: Trace | undefined;
+}
+
+export type Trace = (step: TraceStep) => void;
+
+/** What a dial learnt on its way, for whoever looks at it step by step (`--check`). */
+export type TraceStep =
+  | { readonly kind: "lookup"; readonly host: string; readonly addresses: readonly string[] }
+  | { readonly kind: "tcp"; readonly address: string }
+  | { readonly kind: "tls"; readonly peer: string; readonly session: TlsFacts }
+  | {
+      readonly kind: "answer";
+      readonly hop: string;
+      readonly request: string;
+      readonly status: number;
+      readonly reason: string;
+    }
+  | { readonly kind: "session"; readonly hop: string; readonly tripMs: number };
+
+/** What a TLS handshake showed. */
+export interface TlsFacts {
+  /** `TLSv1.3` */
+  readonly version: string | undefined;
+  readonly alpn: string | undefined;
+  /** Of the certificate; undefined when none was shown. */
+  readonly subject: string | undefined;
+  readonly issuer: string | undefined;
+  readonly expires: Date | undefined;
 }
 
 /** Opens a stream to the target, or rejects with a SeikanError. The caller owns the stream. */

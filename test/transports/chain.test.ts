@@ -52,7 +52,7 @@ describe("a hop", () => {
   ];
   for (const [text, scheme, host, port, secret] of table) {
     test(`is ${text}`, () => {
-      expect(parseHop(text)).toEqual({ scheme, proxy: tcpTarget(host, port), secret } as Hop);
+      expect(parseHop(text)).toEqual({ scheme, path: "", proxy: tcpTarget(host, port), secret } as Hop);
     });
   }
 
@@ -182,7 +182,12 @@ function play(...layers: readonly ("http" | "https" | "socks")[]): Played {
   return { port: listener.port!, asked, [Symbol.dispose]: () => listener.close() };
 }
 
-const settings: HopSettings = { tcp: {}, fields: ["X-Tag", "t"], tls: { ca: certificate.cert } };
+const settings: HopSettings = {
+  tcp: {},
+  fields: ["X-Tag", "t"],
+  tls: { ca: certificate.cert },
+  tunnel: { connections: 1, connectMs: 5000, report: () => {} },
+};
 
 async function converse(hops: readonly string[], target = tcpTarget("origin.test", 443)): Promise<string> {
   const { dial } = chain(
@@ -207,7 +212,7 @@ const connect = (authority: string, user?: string) => {
 describe("a chain", () => {
   test("without hops is the dialer itself", () => {
     const direct = tcpDialer();
-    expect(chain([], direct, settings)).toEqual({ dial: direct, httpProxy: undefined });
+    expect(chain([], direct, settings)).toEqual({ dial: direct, httpProxy: undefined, tunnels: [] });
   });
 
   test("of two HTTP proxies asks the first for the second, with credentials of its own each", async () => {

@@ -1,0 +1,107 @@
+import { formatHostPort } from "../core/address.ts";
+import { SeikanError, toSeikanError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { fieldValue, formatHead, type Fields } from "../wire/fields.ts";
+import type { ResponseHead } from "../wire/http1.ts";
+import { answerFault, upgradeFields, webSocketKey } from "../wire/websocket-handshake.ts";
+import { askHop, type HttpHop, type Refusal } from "./hop-request.ts";
+import type { DialOptions } from "./transport.ts";
+import { HEARTBEAT, webSocketStream, type Heartbeat } from "./websocket.ts";
+
+/** A WebSocket endpoint on the way. */
+export interface WebSocketHop extends HttpHop {
+  readonly isSecure: boolean;
+  /** Path and query of the endpoint. */
+  readonly path: string;
+}
+
+export interface WebSocketRequest {
+  /** The subprotocol that must be spoken; undefined: none is asked for. */
+  readonly protocol: string | undefined;
+  /** Added to the request. */
+  readonly fields: Fields;
+  readonly binaryOnly: boolean;
+  readonly maxFrame: number;
+  readonly heartbeat?: Heartbeat;
+}
+
+/** Opens a WebSocket at the hop: the opening handshake of RFC 6455 section 4.1, then its stream. */
+export async function openWebSocket(
+  hop: WebSocketHop,
+  wanted: WebSocketRequest,
+  options: DialOptions,
+): Promise<ByteStream> {
+  const stream = await upgrade(hop, wanted, options).catch((thrown: unknown) => {
+    throw withheld(hop, toSeikanError(thrown));
+  });
+  return webSocketStream(stream, {
+    role: "client",
+    peer: hop.name,
+    binaryOnly: wanted.binaryOnly,
+    maxFrame: wanted.maxFrame,
+    heartbeat: wanted.heartbeat ?? HEARTBEAT,
+  });
+}
+
+function upgrade(hop: WebSocketHop, wanted: WebSocketRequest, options: DialOptions): Promise<ByteStream> {
+  const key = webSocketKey();
+  const protocols = wanted.protocol === undefined ? [] : [wanted.protocol];
+  const host = fieldValue(hop.fields, "host") === undefined ? ["Host", hostOf(hop)] : [];
+  return askHop(
+    hop,
+    {
+      what: `the WebSocket upgrade of ${hop.path}`,
+      method: "GET",
+      uri: hop.path,
+      challenge: { status: 401, field: "www-authenticate" },
+      head: (authorization) => {
+        const credentials = authorization === undefined ? [] : ["Authorization", authorization];
+        const fields = [...host, ...upgradeFields(key, protocols), ...wanted.fields, ...credentials, ...hop.fields];
+        return formatHead(`GET ${hop.path} HTTP/1.1`, fields);
+      },
+      agrees: (head) => head.status === 101 && isRight(hop, head, key, protocols),
+      refused: (head, refusal) => upgradeRefused(hop, head, refusal),
+    },
+    options,
+  );
+}
+
+function isRight(hop: WebSocketHop, head: ResponseHead, key: string, protocols: readonly string[]): true {
+  const fault = answerFault(head, key, protocols);
+  if (fault === undefined) return true;
+  throw new SeikanError("hop-protocol", `${hop.name} does not complete the WebSocket upgrade: ${fault}`, {
+    hints: ["something on the way answers in its place, or the path belongs to another service"],
+  });
+}
+
+/** Default ports are left out (RFC 9110 section 7.2). */
+function hostOf(hop: WebSocketHop): string {
+  const { host, port } = hop.proxy;
+  const isDefault = port === (hop.isSecure ? 443 : 80);
+  return isDefault ? (host.includes(":") ? `[${host}]` : host) : formatHostPort(host, port);
+}
+
+function upgradeRefused(hop: WebSocketHop, { status }: ResponseHead, { code, message, hints }: Refusal): SeikanError {
+  // Whoever may not open the tunnel is refused for good, other than a target behind it.
+  const refusedCode = status === 403 ? "hop-auth" : code;
+  return new SeikanError(refusedCode, message, { hopStatus: status, hints: [...hints, ...refusalHints(hop, status)] });
+}
+
+function refusalHints(hop: WebSocketHop, status: number): string[] {
+  if (status === 404 || status === 405)
+    return [`is ${hop.path} the right path? write it into the URL: ${hop.name}/PATH`];
+  if (status === 407) return ["an HTTP proxy answered: name it as a hop of its own, --via http://PROXY:PORT"];
+  if (status >= 300 && status < 400) return ["it redirects: use the address it points to"];
+  if (status === 200 || status === 400 || status === 426)
+    return ["it saw no upgrade: a proxy on the way may have stripped it (nginx needs proxy_set_header Upgrade)"];
+  return [];
+}
+
+/** The hop was reached and kept silent: typical for something that collects answers before it passes them on. */
+function withheld(hop: WebSocketHop, error: SeikanError): SeikanError {
+  if (error.code !== "connect-timeout" || !error.message.startsWith(`${hop.name} does not answer`)) return error;
+  return new SeikanError(error.code, `${hop.name} withholds its answer to the WebSocket upgrade`, {
+    cause: error,
+    hints: ["a proxy on the way may not pass WebSockets on, or collects answers first: turn its buffering off"],
+  });
+}
