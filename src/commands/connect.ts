@@ -48,8 +48,8 @@ export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
 
 async function run(invocation: ConnectInvocation, io: CommandIo): Promise<number> {
   const { values, tail } = invocation;
-  const target = targetOf(invocation.positionals);
   const reaching = new Reaching(values, invocation.sourceOf("via"), io);
+  const target = targetOf(invocation.positionals) ?? reaching.bridgeTarget;
   if (values["dry-run"]) return dryRun(reaching, target, values, io);
   if (values.listen.length === 0 && tail === undefined) return connectStdio(reaching, target, values, io);
   // A command needs something to connect to.

@@ -35,6 +35,12 @@ export class Reaching implements Routes {
     this.#retriesLeft = values.retry;
   }
 
+  /** Where a chain leads that ends in a plain WebSocket bridge: the bridge decides, so no TARGET is needed. */
+  get bridgeTarget(): Target | undefined {
+    const last = this.#values.via.length > 0 ? this.#reach.explicit().fallback.hops.at(-1) : undefined;
+    return last?.scheme.endsWith("+raw") ? last.proxy : undefined;
+  }
+
   choose(target: Target): Way {
     return this.#reach.forTarget(target, this.#io.env).choose(target);
   }

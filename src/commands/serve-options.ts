@@ -1,7 +1,8 @@
-import { parseAddressRange } from "../core/address.ts";
+import { parseAddressRange, parseTarget } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
 import { choice, duration, flag, integer, list, size, text, value, type OptionSpecs } from "../core/options.ts";
 import { parsePattern, type Pattern } from "../core/pattern.ts";
+import type { WebSocketRoute } from "../routes/websocket-bridge.ts";
 import { TUNNEL_PATH } from "../transports/chain.ts";
 import { REACH_OPTIONS, type Invocation } from "./command.ts";
 
@@ -75,6 +76,17 @@ export const SERVE_OPTIONS = {
     help: "Where seikan connect --via ws://… finds the tunnel",
   }),
   "no-tunnel": flag({ group: "WebSocket", help: "Offer no tunnel" }),
+  "ws-route": list({
+    group: "WebSocket",
+    metavar: "PATH=TARGET",
+    separator: " ",
+    parse: webSocketRoute,
+    help: "A plain WebSocket at PATH leads to TARGET (HOST:PORT or unix:/path), for browsers and other people's clients",
+  }),
+  "ws-auth": flag({
+    group: "WebSocket",
+    help: "Ask for a user at every --ws-route; without it only on exposed listeners",
+  }),
   "ws-origin": list({
     group: "WebSocket",
     metavar: "ORIGIN",
@@ -130,6 +142,12 @@ export const SERVE_OPTIONS = {
 
 export type ServeInvocation = Invocation<typeof SERVE_OPTIONS>;
 export type ServeValues = ServeInvocation["values"];
+
+function webSocketRoute(input: string): WebSocketRoute {
+  const at = input.indexOf("=");
+  if (at < 1) throw usageError(`expected PATH=HOST:PORT, got "${input}"`, "for example --ws-route /vnc=127.0.0.1:5900");
+  return { path: path(input.slice(0, at)), target: parseTarget(input.slice(at + 1)) };
+}
 
 function path(input: string): string {
   if (/^\/[\x21-\x7e]*$/.test(input) && !/[?#]/.test(input)) return input;

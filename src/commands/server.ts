@@ -10,6 +10,7 @@ import { readProxyHeader, serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
 import { TunnelEndpoint } from "../routes/tunnel.ts";
 import { Users } from "../routes/users.ts";
+import { WebSocketBridge } from "../routes/websocket-bridge.ts";
 import type { peekServerName as PeekServerName } from "../transports/peek.ts";
 import { listen } from "../transports/tcp.ts";
 import { tlsServer } from "../transports/tls.ts";
@@ -300,7 +301,11 @@ function certificatesOf(values: ServeValues, specs: readonly ListenSpec[]): Cert
 }
 
 function endpointsOf(values: ServeValues): Endpoint[] {
-  return values["no-tunnel"] ? [] : [new TunnelEndpoint(values["tunnel-path"], values["ws-origin"])];
+  const origins = values["ws-origin"];
+  const access = { origins, wantsUser: values["ws-auth"] };
+  const bridges = values["ws-route"].map((route) => new WebSocketBridge(route, access));
+  const tunnel = values["no-tunnel"] ? [] : [new TunnelEndpoint(values["tunnel-path"], origins)];
+  return [...bridges, ...tunnel];
 }
 
 function usersOf(values: ServeValues): Users | undefined {

@@ -45,6 +45,7 @@ export const OUTCOMES = {
   "version-unsupported": outcome(505, "http_request_error", 2),
   "upgrade-required": outcome(426, "http_request_error", 2),
   "origin-denied": outcome(403, "http_request_denied", 4),
+  "wrong-host": outcome(421, "http_request_error", 2),
   "expectation-failed": outcome(417, "http_request_error", 2),
   "uri-too-long": outcome(414, "http_request_error", 2),
   "head-too-large": outcome(431, "http_request_error", 2),

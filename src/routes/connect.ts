@@ -3,19 +3,23 @@ import { startBridge, type BridgeResult } from "../core/bridge.ts";
 import { now } from "../core/clock.ts";
 import { toSeikanError, type SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
-import { dialTarget, type Client, type RouteContext } from "./context.ts";
+import { dialGranted, dialTarget, type Client, type RouteContext } from "./context.ts";
 import type { Way } from "./route-table.ts";
 
 /** A request for a tunnel, in whatever protocol it was made. */
 export interface TunnelRequest {
-  /** `CONNECT`, `SOCKS5`, `SOCKS4`, `FORWARD`: for the log. */
+  /** `CONNECT`, `SOCKS5`, `SOCKS4`, `WEBSOCKET`: for the log. */
   readonly method: string;
   readonly target: Target;
   readonly client: Client;
   readonly exposed: boolean;
   readonly user: string | undefined;
-  /** Tells the client that the target is reached; returns the status it was told. */
-  accept(inbound: ByteStream): number;
+  /** The target was granted by whoever configured this: no permission is asked for. */
+  readonly isGranted?: boolean;
+  /** What `accept` tells the client. */
+  readonly acceptStatus: number;
+  /** Tells the client that the target is reached; returns its stream from then on. */
+  accept(inbound: ByteStream): ByteStream;
   /** Tells the client what went wrong and ends its stream; returns the status it was told. */
   refuse(inbound: ByteStream, error: SeikanError, proxyName: string): number;
 }
@@ -46,10 +50,11 @@ class Tunnel {
   }
 
   open(): void {
-    const { target, exposed } = this.#request;
+    const { target, exposed, isGranted } = this.#request;
+    const context = this.#context;
     try {
-      this.#way = this.#context.routes.choose(target);
-      const dialling = dialTarget(this.#context, target, this.#way, exposed);
+      const way = (this.#way = context.routes.choose(target));
+      const dialling = isGranted ? dialGranted(context, target, way) : dialTarget(context, target, way, exposed);
       dialling.then(
         (outbound) => this.#join(outbound),
         (thrown: unknown) => this.#refuse(toSeikanError(thrown)),
@@ -60,8 +65,8 @@ class Tunnel {
   }
 
   #join(outbound: ByteStream): void {
-    const inbound = this.#inbound;
-    this.#status = this.#request.accept(inbound);
+    this.#status = this.#request.acceptStatus;
+    const inbound = this.#request.accept(this.#inbound);
     startBridge(inbound, outbound, this.#context.limits, (result) => this.#over(result));
   }
 

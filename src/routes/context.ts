@@ -89,3 +89,8 @@ export function dialTarget(context: RouteContext, target: Target, way: Way, expo
     permit: (address, tcp) => context.permissions.checkAddress(address, tcp, exposed),
   });
 }
+
+/** Dials what the configuration itself names. */
+export function dialGranted(context: RouteContext, target: Target, way: Way): Promise<ByteStream> {
+  return way.dial(target, { deadline: deadlineIn(context.limits.connectMs) });
+}

@@ -146,6 +146,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
         client: this.client,
         exposed,
         user,
+        acceptStatus: 200,
         accept: acceptConnect,
         refuse: refuseConnect,
       });
@@ -331,9 +332,9 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   }
 }
 
-function acceptConnect(stream: ByteStream): number {
+function acceptConnect(stream: ByteStream): ByteStream {
   stream.write(ESTABLISHED);
-  return 200;
+  return stream;
 }
 
 /** After a refusal nothing more is read as HTTP: the client may have sent tunnel bytes (RFC 9931). */

@@ -52,6 +52,11 @@ export class RouteTable implements Routes {
     this.#default = wayOf(fallback.hops, fallback.reason);
   }
 
+  /** The way of every target that no rule names. */
+  get fallback(): Way {
+    return this.#default;
+  }
+
   /** Every tunnel that some target would take. */
   get tunnels(): readonly Tunnel[] {
     return [this.#default, ...this.#rules.map(({ way }) => way)].flatMap((way) => way.tunnels);

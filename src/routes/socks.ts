@@ -33,7 +33,11 @@ export async function serveSocks(
       client,
       exposed: client.exposed,
       user,
-      accept: (stream) => (answerSocks(stream, version, "succeeded"), 200),
+      acceptStatus: 200,
+      accept(stream) {
+        answerSocks(stream, version, "succeeded");
+        return stream;
+      },
       refuse(stream, error) {
         answerSocks(stream, version, socksReplyFor(error));
         closeGently(stream);
