@@ -7,7 +7,7 @@ export const CONNECT_OPTIONS = {
     short: "L",
     metavar: "SPEC",
     parse: text,
-    help: "Listen here instead of using stdin and stdout: PORT, ADDR:PORT or unix:/path for TARGET; LOCAL=HOST:PORT; PORT:HOST:PORT as in ssh; socks5://, http:// or mixed://ADDR:PORT to choose the target per connection",
+    help: "Listen here instead of using stdin and stdout: PORT, ADDR:PORT or unix:/path for TARGET; LOCAL=HOST:PORT; PORT:HOST:PORT as in ssh; udp: in front of these for UDP; socks5://, http:// or mixed://ADDR:PORT to choose the target per connection",
   }),
   once: flag({ group: "Listen", help: "Serve one local connection, then exit" }),
   auth: list({

@@ -13,6 +13,7 @@ import { usageError } from "../core/errors.ts";
 import { Scope } from "../core/scope.ts";
 import { exitCodeOf } from "../platform/signals.ts";
 import { describeWay, formatWay } from "../routes/route-table.ts";
+import { plainDatagrams } from "../transports/udp.ts";
 import { stdioStream } from "../transports/stdio.ts";
 import type { Command, CommandIo } from "./command.ts";
 import { Lifetime } from "./lifetime.ts";
@@ -25,7 +26,7 @@ export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
   summary: "Reach a target through proxies: as stdin and stdout, on local ports, or behind a command.",
   usage: "[OPTIONS] [TARGET] [-- COMMAND…]",
   description:
-    "TARGET is HOST:PORT, [v6]:PORT, HOST PORT or unix:/path. Without --via the proxy comes from HTTPS_PROXY, ALL_PROXY or HTTP_PROXY, and NO_PROXY exempts hosts. COMMAND runs once every listener accepts; {host}, {port} and {addr} in its arguments are the first listener's, as are SEIKAN_HOST, SEIKAN_PORT and SEIKAN_ADDR in its environment.",
+    "TARGET is HOST:PORT, [v6]:PORT, HOST PORT, udp:HOST:PORT or unix:/path. Without --via the proxy comes from HTTPS_PROXY, ALL_PROXY or HTTP_PROXY, and NO_PROXY exempts hosts. COMMAND runs once every listener accepts; {host}, {port} and {addr} in its arguments are the first listener's, as are SEIKAN_HOST, SEIKAN_PORT and SEIKAN_ADDR in its environment.",
   examples: [
     { does: "ssh through a proxy", line: "ssh -o ProxyCommand='seikan connect %h %p --via http://proxy:3128' host" },
     {
@@ -115,8 +116,9 @@ async function pipeStdio(reaching: Reaching, target: Target, values: ConnectValu
   const outbound = await reaching.dial(target, way);
   io.log.info(`connected to ${formatTarget(target)}`, { route: formatWay(way), ms: Math.round(now() - startedAt) });
   const inbound = stdioStream();
+  const joinable = target.kind === "udp" ? plainDatagrams(outbound) : outbound;
   const limits = { lingerMs: values["linger-timeout"], idleMs: values["idle-timeout"] };
-  const joined = bridge(inbound, outbound, limits);
+  const joined = bridge(inbound, joinable, limits);
   // When the server ends, stdin may stay open for ever: what is written is flushed, that is the end.
   const result = await Promise.race([joined, inbound.closed.then(() => joined)]);
   logEnd(io, "stdio", target, way, result, startedAt);

@@ -3,6 +3,8 @@ import {
   isLoopbackHost,
   parseListen,
   parseTarget,
+  tcpTarget,
+  udpTarget,
   type ListenAddress,
   type Target,
 } from "../core/address.ts";
@@ -18,7 +20,8 @@ import { serveClient, type Protocols } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
 import { Users } from "../routes/users.ts";
 import { listen } from "../transports/tcp.ts";
-import type { Listener, Peer } from "../transports/transport.ts";
+import type { Accept, Listener, Peer } from "../transports/transport.ts";
+import { listenUdp, UDP_IDLE_MS } from "../transports/udp.ts";
 import { HEAD_LIMITS } from "../wire/http1.ts";
 import { accessLogger } from "./access-log.ts";
 import { announce } from "./announce.ts";
@@ -28,6 +31,7 @@ import type { ConnectInvocation } from "./connect-options.ts";
 import { logEnd, type Reaching } from "./reaching.ts";
 
 export type Forward =
+  /** The target says whether TCP or UDP is listened for. */
   | { readonly kind: "fixed"; readonly local: ListenAddress; readonly target: Target }
   | { readonly kind: "dynamic"; readonly local: ListenAddress; readonly scheme: "socks5" | "http" | "mixed" };
 
@@ -37,6 +41,7 @@ export function parseForward(spec: string, target: Target | undefined): Forward 
   if (dynamic !== null) {
     return { kind: "dynamic", scheme: dynamic[1] as "socks5" | "http" | "mixed", local: parseListen(dynamic[2]!) };
   }
+  if (spec.startsWith("udp:")) return parseUdpForward(spec.slice(4), target);
   const at = spec.indexOf("=");
   if (at > 0) return { kind: "fixed", local: parseListen(spec.slice(0, at)), target: parseTarget(spec.slice(at + 1)) };
   const ssh = /^((?:(?:\[[^\]]+\]|[^:[\]]*):)?\d+):((?:\[[^\]]+\]|[^:[\]]+):\d+)$/.exec(spec);
@@ -49,6 +54,16 @@ export function parseForward(spec: string, target: Target | undefined): Forward 
     );
   }
   return { kind: "fixed", local, target };
+}
+
+/** `LOCAL=HOST:PORT` and `PORT:HOST:PORT` behind `udp:`, or LOCAL alone for a target that is UDP, too. */
+function parseUdpForward(spec: string, target: Target | undefined): Forward {
+  const fallback = target?.kind === "udp" ? tcpTarget(target.host, target.port) : undefined;
+  const forward = parseForward(spec, fallback);
+  if (forward.kind === "fixed" && forward.local.kind === "tcp" && forward.target.kind !== "unix") {
+    return { ...forward, target: udpTarget(forward.target.host, forward.target.port) };
+  }
+  throw usageError(`-L udp:${spec}: expected udp:LOCAL=HOST:PORT`, "for example -L udp:5353=1.1.1.1:53");
 }
 
 const PROTOCOLS: Readonly<Record<"socks5" | "http" | "mixed", Protocols>> = {
@@ -134,7 +149,9 @@ export class LocalServer {
         await removeIfStale(forward.local.path);
       }
       const serve = this.#server(forward);
-      const listener = listen(forward.local, (stream, peer) => this.#accept(stream, peer, serve));
+      const accept: Accept = (stream, peer) => this.#accept(stream, peer, serve);
+      const isUdp = forward.kind === "fixed" && forward.target.kind === "udp";
+      const listener = isUdp ? await listenUdp(forward.local, accept) : listen(forward.local, accept);
       this.#listening.push({ forward, listener });
     }
   }
@@ -170,7 +187,7 @@ export class LocalServer {
       const { values } = this.#invocation;
       const result = await bridge(inbound, outbound, {
         lingerMs: values["linger-timeout"],
-        idleMs: values["idle-timeout"],
+        idleMs: values["idle-timeout"] || (target.kind === "udp" ? UDP_IDLE_MS : 0),
       });
       logEnd(this.#io, name, target, way, result, startedAt);
       this.#firstDone.resolve(result.error);

@@ -8,7 +8,8 @@ import { RouteTable, type RouteRule } from "../routes/route-table.ts";
 import { splitUser } from "../routes/users.ts";
 import { parseHop, type Hop, type HopSettings, type TunnelSettings } from "../transports/chain.ts";
 import type { ProxySecret } from "../transports/proxy-credentials.ts";
-import { tcpDialer, type TcpOptions } from "../transports/tcp.ts";
+import { directDialer } from "../transports/direct.ts";
+import type { TcpOptions } from "../transports/tcp.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
 import { isFieldName, isFieldValue } from "../wire/fields.ts";
 import type { REACH_OPTIONS } from "./command.ts";
@@ -73,7 +74,7 @@ export class Reach {
     if (known !== undefined) return known;
     const hops = this.#hops(urls, reason);
     const rules = this.#values.route.map((text) => this.#rule(text));
-    const table = new RouteTable(rules, { hops, reason }, tcpDialer(this.#tcp), this.#settings);
+    const table = new RouteTable(rules, { hops, reason }, directDialer(this.#tcp), this.#settings);
     this.#tables.set(reason, table);
     return table;
   }

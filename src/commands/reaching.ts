@@ -84,7 +84,7 @@ export class Reaching implements Routes {
     const stream = await way.dial(target, { deadline });
     if (this.#tls === undefined) return stream;
     const peer = formatTarget(target);
-    const serverName = this.#values.sni ?? (target.kind === "tcp" ? target.host : "localhost");
+    const serverName = this.#values.sni ?? (target.kind === "unix" ? "localhost" : target.host);
     return tlsClient(stream, { ...this.#tls, peer, serverName }, deadline);
   }
 }

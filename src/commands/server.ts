@@ -5,6 +5,7 @@ import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { connectionCapacity, inheritedListeners } from "../platform/descriptors.ts";
 import type { Client, RouteContext } from "../routes/context.ts";
+import { ConnectUdpEndpoint } from "../routes/connect-udp.ts";
 import type { Endpoint } from "../routes/endpoints.ts";
 import { readProxyHeader, serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
@@ -305,7 +306,7 @@ function endpointsOf(values: ServeValues): Endpoint[] {
   const access = { origins, wantsUser: values["ws-auth"] };
   const bridges = values["ws-route"].map((route) => new WebSocketBridge(route, access));
   const tunnel = values["no-tunnel"] ? [] : [new TunnelEndpoint(values["tunnel-path"], origins)];
-  return [...bridges, ...tunnel];
+  return [...bridges, ...tunnel, new ConnectUdpEndpoint()];
 }
 
 function usersOf(values: ServeValues): Users | undefined {

@@ -2,11 +2,18 @@ import ipaddr from "ipaddr.js";
 import { SeikanError, usageError } from "./errors.ts";
 
 /** Where a stream shall lead. Host names are lower case, without a trailing dot. */
-export type Target = TcpTarget | UnixTarget;
+export type Target = TcpTarget | UdpTarget | UnixTarget;
 
 export interface TcpTarget {
   readonly kind: "tcp";
   /** A DNS name, or an IP address in canonical form without brackets. */
+  readonly host: string;
+  readonly port: number;
+}
+
+/** A UDP flow: datagrams to and from one address. */
+export interface UdpTarget {
+  readonly kind: "udp";
   readonly host: string;
   readonly port: number;
 }
@@ -22,9 +29,15 @@ export function tcpTarget(host: string, port: number): TcpTarget {
   return { kind: "tcp", host, port };
 }
 
-/** `host:port` with IPv6 in brackets (authority-form, RFC 9112 section 3.2.3), or `unix:/path`. */
+export function udpTarget(host: string, port: number): UdpTarget {
+  return { kind: "udp", host, port };
+}
+
+/** `host:port` with IPv6 in brackets (authority-form, RFC 9112 section 3.2.3), `udp:host:port` or `unix:/path`. */
 export function formatTarget(target: Target): string {
-  return target.kind === "unix" ? `unix:${target.path}` : formatHostPort(target.host, target.port);
+  if (target.kind === "unix") return `unix:${target.path}`;
+  const place = formatHostPort(target.host, target.port);
+  return target.kind === "udp" ? `udp:${place}` : place;
 }
 
 export function formatHostPort(host: string, port: number): string {
@@ -97,14 +110,15 @@ export function parseAuthority(text: string): TcpTarget | undefined {
   return host === undefined || port === undefined ? undefined : tcpTarget(host, port);
 }
 
-/** A TARGET argument: `HOST:PORT`, `[v6]:PORT` or `unix:/path`. */
+/** A TARGET argument: `HOST:PORT`, `[v6]:PORT`, `udp:HOST:PORT` or `unix:/path`. */
 export function parseTarget(text: string): Target {
   if (text.startsWith("unix:")) {
     if (text.length === 5) throw usageError(`"${text}" lacks a path`, "write unix:/run/app.sock");
     return { kind: "unix", path: text.slice(5) };
   }
-  const target = parseAuthority(text);
-  if (target !== undefined) return target;
+  const isUdp = text.startsWith("udp:");
+  const target = parseAuthority(isUdp ? text.slice(4) : text);
+  if (target !== undefined) return isUdp ? udpTarget(target.host, target.port) : target;
   throw usageError(`cannot read target "${text}": expected HOST:PORT`, ...targetHints(text));
 }
 

@@ -1,8 +1,9 @@
 import { formatTarget, type Target } from "../core/address.ts";
-import { startBridge, type BridgeResult } from "../core/bridge.ts";
+import { startBridge, type BridgeLimits, type BridgeResult } from "../core/bridge.ts";
 import { now } from "../core/clock.ts";
 import { toSeikanError, type SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
+import { UDP_IDLE_MS } from "../transports/udp.ts";
 import { dialGranted, dialTarget, type Client, type RouteContext } from "./context.ts";
 import type { Way } from "./route-table.ts";
 
@@ -31,6 +32,12 @@ export interface TunnelRequest {
  */
 export function openTunnel(context: RouteContext, inbound: ByteStream, request: TunnelRequest): void {
   new Tunnel(context, inbound, request).open();
+}
+
+/** UDP has no end that anybody could send: its flows end when they are idle. */
+function limitsFor(target: Target, limits: BridgeLimits): BridgeLimits {
+  if (target.kind !== "udp" || limits.idleMs > 0) return limits;
+  return { ...limits, idleMs: UDP_IDLE_MS };
 }
 
 /** Thousands of these idle at once, so it is a plain object and no suspended function. */
@@ -67,7 +74,9 @@ class Tunnel {
   #join(outbound: ByteStream): void {
     this.#status = this.#request.acceptStatus;
     const inbound = this.#request.accept(this.#inbound);
-    startBridge(inbound, outbound, this.#context.limits, (result) => this.#over(result));
+    startBridge(inbound, outbound, limitsFor(this.#request.target, this.#context.limits), (result) =>
+      this.#over(result),
+    );
   }
 
   #refuse(error: SeikanError): void {

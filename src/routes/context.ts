@@ -1,4 +1,4 @@
-import type { Target } from "../core/address.ts";
+import { tcpTarget, type Target } from "../core/address.ts";
 import { deadlineIn } from "../core/clock.ts";
 import type { SeikanError } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
@@ -77,7 +77,8 @@ export interface AccessEntry {
 
 /** Throws unless a request from this client, exposed or not, may be dialled for. */
 export function checkTarget(context: RouteContext, target: Target, way: Way, exposed: boolean): void {
-  if (target.kind === "tcp" && !way.resolvesHere) context.permissions.checkName(target, exposed);
+  if (target.kind === "unix" || way.resolvesHere) return;
+  context.permissions.checkName(tcpTarget(target.host, target.port), exposed);
 }
 
 /** Dials with every check: the names here or there, the addresses, the time. */

@@ -3,6 +3,8 @@ import { after, now } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import { fieldValue, fieldValues, type Fields } from "../wire/fields.ts";
+import { CONNECT_UDP } from "../transports/connect-udp.ts";
+import { wantsUpgrade } from "../wire/websocket-handshake.ts";
 import { RequestReader, type MessageHandler, type RequestHead } from "../wire/http1.ts";
 import { closeGently } from "../transports/gentle-close.ts";
 import { answerStatus, closeWith, errorAnswer, textAnswer } from "./answers.ts";
@@ -125,8 +127,8 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     const isExposed = this.client.exposed || cameThroughProxy(head.fields);
     if (head.method === "CONNECT") return void this.#connect(head, isExposed);
     if (head.target === "*") return this.#answerOwn(head);
-    if (!head.target.startsWith("/")) return void this.#forward(head, isExposed);
-    const path = head.target.split("?", 1)[0]!;
+    const path = ownPath(head);
+    if (path === undefined) return void this.#forward(head, isExposed);
     const endpoint = this.context.endpoints.find((one) => one.matches(path));
     if (endpoint === undefined) this.#answerOwn(head);
     else void this.#upgrade(endpoint, head, path, isExposed);
@@ -175,7 +177,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       checkHost(head);
       await endpoint.serve({
         ...{ context, client, head, path, exposed },
-        authorize: () => this.#authorize(head, exposed, "authorization"),
+        authorize: () => this.#authorize(head, exposed, ["authorization", "proxy-authorization"]),
         leave: () => (this.#state === "gone" ? undefined : this.leave()),
       });
     } catch (thrown) {
@@ -187,7 +189,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   #authorize(
     head: RequestHead,
     exposed: boolean,
-    field: "authorization" | "proxy-authorization" = "proxy-authorization",
+    names: readonly string[] = ["proxy-authorization"],
   ): Promise<string | undefined> | undefined {
     const { users, openToAll } = this.context;
     if (this.client.login !== undefined) return Promise.resolve(this.client.login.user);
@@ -201,7 +203,8 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
         },
       );
     }
-    return this.#authenticate(users, fieldValue(head.fields, field));
+    const shown = names.map((name) => fieldValue(head.fields, name)).find((value) => value !== undefined);
+    return this.#authenticate(users, shown);
   }
 
   async #authenticate(users: NonNullable<RouteContext["users"]>, value: string | undefined): Promise<string> {
@@ -330,6 +333,17 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       this.#fail(new SeikanError("head-timeout", `no complete request head within ${headMs / 1000} s`));
     });
   }
+}
+
+/**
+ * The path when the request is for a resource of ours. Requests for
+ * connect-udp are, also in absolute-form (RFC 9298 section 3.2).
+ */
+function ownPath({ target, fields }: RequestHead): string | undefined {
+  const path = target.startsWith("/") ? target : undefined;
+  const absolute =
+    path ?? (wantsUpgrade(fields, CONNECT_UDP) ? /^https?:\/\/[^/?#]+(\/.*)$/i.exec(target)?.[1] : undefined);
+  return absolute?.split("?", 1)[0];
 }
 
 function acceptConnect(stream: ByteStream): ByteStream {

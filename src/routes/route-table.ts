@@ -1,4 +1,4 @@
-import { formatTarget, type Target } from "../core/address.ts";
+import { formatTarget, tcpTarget, type Target } from "../core/address.ts";
 import { matches, specificity, type Pattern } from "../core/pattern.ts";
 import { chain, formatHop, type Hop, type HopSettings } from "../transports/chain.ts";
 import type { HttpHop } from "../transports/hop-request.ts";
@@ -64,7 +64,8 @@ export class RouteTable implements Routes {
 
   choose(target: Target): Way {
     if (target.kind === "unix") return this.#default;
-    return this.#rules.find(({ pattern }) => matches(pattern, target))?.way ?? this.#default;
+    const place = tcpTarget(target.host, target.port);
+    return this.#rules.find(({ pattern }) => matches(pattern, place))?.way ?? this.#default;
   }
 }
 

@@ -5,6 +5,7 @@ import { closeGently } from "../transports/gentle-close.ts";
 import { acceptSocks, answerSocks, socksReplyFor } from "../transports/socks.ts";
 import { openTunnel } from "./connect.ts";
 import type { Client, RouteContext } from "./context.ts";
+import { associateUdp } from "./socks-udp.ts";
 
 /** Serves one SOCKS 4, 4a or 5 client. Owns `inbound`. */
 export async function serveSocks(
@@ -23,6 +24,7 @@ export async function serveSocks(
     if (client.exposed && users === undefined && !context.openToAll)
       throw new SeikanError("auth-required", "this server has no users");
     const { request, user } = await acceptSocks(inbound, version, verify, deadline);
+    if (request.command === "udp-associate") return await associateUdp(context, inbound, client, user);
     if (request.command !== "connect") {
       answerSocks(inbound, version, "command-unsupported");
       throw new SeikanError("request-unsupported", `SOCKS ${request.command} is not supported`);

@@ -94,6 +94,7 @@ function httpHop({ scheme, proxy, secret }: Hop, reach: Dialer, settings: HopSet
   return {
     proxy,
     name: `${scheme}://${formatTarget(proxy)}`,
+    isSecure: isSecure(scheme),
     credentials: new ProxyCredentials(secret),
     fields: settings.fields,
     reach: isSecure(scheme) ? proxyTlsDialer(reach, settings) : reach,
@@ -104,8 +105,8 @@ function isSecure(scheme: HopScheme): boolean {
   return scheme === "https" || scheme.startsWith("wss");
 }
 
-function webSocketHop({ scheme, path }: Hop, through: HttpHop): WebSocketHop {
-  return { ...through, path, isSecure: isSecure(scheme) };
+function webSocketHop({ path }: Hop, through: HttpHop): WebSocketHop {
+  return { ...through, path };
 }
 
 function tunnelTo(hop: WebSocketHop, { connections, connectMs, report }: TunnelSettings): Tunnel {

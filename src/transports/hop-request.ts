@@ -1,4 +1,4 @@
-import type { TcpTarget } from "../core/address.ts";
+import { formatHostPort, type TcpTarget } from "../core/address.ts";
 import { deadlineIn } from "../core/clock.ts";
 import { SeikanError, toSeikanError, type ErrorCode } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
@@ -13,6 +13,8 @@ export interface HttpHop {
   readonly proxy: TcpTarget;
   /** Its name for people: `http://proxy:3128`. */
   readonly name: string;
+  /** TLS is spoken with it, so its default port is 443. */
+  readonly isSecure: boolean;
   readonly credentials: ProxyCredentials;
   /** Added to each request; a `Host` here replaces ours. */
   readonly fields: Fields;
@@ -216,4 +218,13 @@ function firstLines(body: readonly Uint8Array[]): string {
     .map((line) => line.replace(/\s+/g, " ").trim())
     .filter((line) => line !== "");
   return lines.slice(0, 3).join(" / ").slice(0, 300);
+}
+
+/** `Host` for a resource of the hop itself, without a default port (RFC 9110 section 7.2); none when `fields` has one. */
+export function hostFields(hop: HttpHop): string[] {
+  if (fieldValue(hop.fields, "host") !== undefined) return [];
+  const { host, port } = hop.proxy;
+  const isDefault = port === (hop.isSecure ? 443 : 80);
+  const bare = host.includes(":") ? `[${host}]` : host;
+  return ["Host", isDefault ? bare : formatHostPort(host, port)];
 }

@@ -126,6 +126,12 @@ export class MuxSession implements Sink, YamuxHandler {
     this.#endWhenEmpty();
   }
 
+  /** Says goodbye and ends the carrying stream; what is still open is cut. */
+  leave(): void {
+    this.goAway();
+    this.#inner.end();
+  }
+
   /** Ends it and every stream in it, now. */
   abort(reason: SeikanError): void {
     this.#inner.abort(reason);

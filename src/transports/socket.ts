@@ -1,6 +1,6 @@
 import type { Socket, SocketHandler } from "bun";
 import { SeikanError } from "../core/errors.ts";
-import { createStream, type Driver, type Stream, type StreamFeed } from "../core/stream.ts";
+import { createStream, Stream, type ByteStream, type Driver, type StreamFeed } from "../core/stream.ts";
 
 /**
  * Bun sockets as streams: TCP, unix and TLS share this driver.
@@ -100,3 +100,10 @@ export const RETIRED: StreamFeed = {
   drained() {},
   lost() {},
 };
+
+/** The address of ours that a client connected to; undefined where there is none (unix sockets, streams in streams). */
+export function localAddressOf(stream: ByteStream): string | undefined {
+  if (!(stream instanceof Stream) || !(stream.driver instanceof SocketDriver)) return undefined;
+  const { localAddress } = stream.driver.socket as StreamSocket & { localAddress?: string };
+  return localAddress === undefined || localAddress === "" ? undefined : localAddress.replace(/^::ffff:/, "");
+}

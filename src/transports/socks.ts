@@ -140,8 +140,14 @@ async function authenticate(
   return credentials.user;
 }
 
-export function answerSocks(stream: ByteStream, version: 4 | 5, reply: socks.Socks5Reply): void {
-  stream.write(version === 5 ? socks.encodeReply(reply) : socks.encodeReply4(reply === "succeeded"));
+/** `bound`: where the client shall send its datagrams. */
+export function answerSocks(
+  stream: ByteStream,
+  version: 4 | 5,
+  reply: socks.Socks5Reply,
+  bound?: { readonly host: string; readonly port: number },
+): void {
+  stream.write(version === 5 ? socks.encodeReply(reply, bound) : socks.encodeReply4(reply === "succeeded"));
 }
 
 const REPLIES: Partial<Record<ErrorCode, socks.Socks5Reply>> = {

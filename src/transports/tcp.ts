@@ -31,7 +31,8 @@ export interface TcpOptions {
  */
 export function tcpDialer(settings: TcpOptions = {}): Dialer {
   return (target, options) => {
-    if (target.kind !== "tcp") return dialUnix(target.path, options);
+    if (target.kind === "udp") return Promise.reject(new SeikanError("usage", `no TCP to ${formatTarget(target)}`));
+    if (target.kind === "unix") return dialUnix(target.path, options);
     const literal = givenAddress(target, settings);
     // The common case of a proxy's client that resolved already: no turn of the event loop is lost.
     if (literal !== undefined) return dialLiteral(target, literal, options);

@@ -19,7 +19,7 @@ export type Trace = (step: TraceStep) => void;
 /** What a dial learnt on its way, for whoever looks at it step by step (`--check`). */
 export type TraceStep =
   | { readonly kind: "lookup"; readonly host: string; readonly addresses: readonly string[] }
-  | { readonly kind: "tcp"; readonly address: string }
+  | { readonly kind: "tcp" | "udp"; readonly address: string }
   | { readonly kind: "tls"; readonly peer: string; readonly session: TlsFacts }
   | {
       readonly kind: "answer";

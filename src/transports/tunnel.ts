@@ -55,7 +55,7 @@ export class Tunnel {
     for (const line of this.#lines) line.keep();
   }
 
-  /** Says goodbye; streams that are open go on. */
+  /** Says goodbye; streams that are open are cut. */
   close(): void {
     for (const line of this.#lines) line.close();
   }
@@ -123,7 +123,7 @@ class Line {
   close(): void {
     this.#isClosed = true;
     this.#wake?.();
-    this.session?.goAway();
+    this.session?.leave();
   }
 
   #reconnect(): void {
@@ -187,7 +187,7 @@ class Line {
       cancel();
       this.#isDown(session, error);
     });
-    if (this.#isClosed) session.goAway();
+    if (this.#isClosed) session.leave();
   }
 
   #isDown(session: MuxSession, error: SeikanError | undefined): void {

@@ -1,16 +1,14 @@
-import { formatHostPort } from "../core/address.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
-import { fieldValue, formatHead, type Fields } from "../wire/fields.ts";
+import { formatHead, type Fields } from "../wire/fields.ts";
 import type { ResponseHead } from "../wire/http1.ts";
 import { answerFault, upgradeFields, webSocketKey } from "../wire/websocket-handshake.ts";
-import { askHop, type HttpHop, type Refusal } from "./hop-request.ts";
+import { askHop, hostFields, type HttpHop, type Refusal } from "./hop-request.ts";
 import type { DialOptions } from "./transport.ts";
 import { HEARTBEAT, webSocketStream, type Heartbeat } from "./websocket.ts";
 
 /** A WebSocket endpoint on the way. */
 export interface WebSocketHop extends HttpHop {
-  readonly isSecure: boolean;
   /** Path and query of the endpoint. */
   readonly path: string;
 }
@@ -46,7 +44,6 @@ export async function openWebSocket(
 function upgrade(hop: WebSocketHop, wanted: WebSocketRequest, options: DialOptions): Promise<ByteStream> {
   const key = webSocketKey();
   const protocols = wanted.protocol === undefined ? [] : [wanted.protocol];
-  const host = fieldValue(hop.fields, "host") === undefined ? ["Host", hostOf(hop)] : [];
   return askHop(
     hop,
     {
@@ -56,7 +53,13 @@ function upgrade(hop: WebSocketHop, wanted: WebSocketRequest, options: DialOptio
       challenge: { status: 401, field: "www-authenticate" },
       head: (authorization) => {
         const credentials = authorization === undefined ? [] : ["Authorization", authorization];
-        const fields = [...host, ...upgradeFields(key, protocols), ...wanted.fields, ...credentials, ...hop.fields];
+        const fields = [
+          ...hostFields(hop),
+          ...upgradeFields(key, protocols),
+          ...wanted.fields,
+          ...credentials,
+          ...hop.fields,
+        ];
         return formatHead(`GET ${hop.path} HTTP/1.1`, fields);
       },
       agrees: (head) => head.status === 101 && isRight(hop, head, key, protocols),
@@ -72,13 +75,6 @@ function isRight(hop: WebSocketHop, head: ResponseHead, key: string, protocols: 
   throw new SeikanError("hop-protocol", `${hop.name} does not complete the WebSocket upgrade: ${fault}`, {
     hints: ["something on the way answers in its place, or the path belongs to another service"],
   });
-}
-
-/** Default ports are left out (RFC 9110 section 7.2). */
-function hostOf(hop: WebSocketHop): string {
-  const { host, port } = hop.proxy;
-  const isDefault = port === (hop.isSecure ? 443 : 80);
-  return isDefault ? (host.includes(":") ? `[${host}]` : host) : formatHostPort(host, port);
 }
 
 function upgradeRefused(hop: WebSocketHop, { status }: ResponseHead, { code, message, hints }: Refusal): SeikanError {

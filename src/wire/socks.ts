@@ -135,8 +135,28 @@ export function encodeRequest(target: TcpTarget): Uint8Array {
   return Uint8Array.of(5, 1, 0, ...encodeAddress(target.host, target.port));
 }
 
-export function encodeReply(reply: Socks5Reply): Uint8Array {
-  return Uint8Array.of(5, SOCKS5_REPLY[reply], 0, ...encodeAddress("0.0.0.0", 0));
+const UNBOUND = { host: "0.0.0.0", port: 0 };
+
+export function encodeReply(reply: Socks5Reply, bound: { host: string; port: number } = UNBOUND): Uint8Array {
+  return Uint8Array.of(5, SOCKS5_REPLY[reply], 0, ...encodeAddress(bound.host, bound.port));
+}
+
+/** One datagram of a client: where to, and what. Fragments and malformed ones are undefined: they are dropped (RFC 1928 section 7). */
+export function decodeUdpRequest(bytes: Uint8Array): { target: TcpTarget; payload: Uint8Array } | undefined {
+  if (bytes.length < 4 || bytes[2] !== 0 || ![1, 3, 4].includes(bytes[3]!)) return undefined;
+  const address = decodeAddress(bytes, 3);
+  const host = address === undefined ? undefined : canonicalHost(address.value.host);
+  if (address === undefined || host === undefined || address.value.port === 0) return undefined;
+  return { target: tcpTarget(host, address.value.port), payload: bytes.subarray(address.length) };
+}
+
+/** A datagram for the client: from where, and what. */
+export function encodeUdpReply(source: TcpTarget, payload: Uint8Array): Uint8Array {
+  const header = [0, 0, 0, ...encodeAddress(source.host, source.port)];
+  const bytes = new Uint8Array(header.length + payload.length);
+  bytes.set(header);
+  bytes.set(payload, header.length);
+  return bytes;
 }
 
 /** The reply's code; its bound address is skipped. */

@@ -26,7 +26,7 @@ interface HopOptions {
 function dialerOver(reach: Dialer, { secret, fields = [] }: HopOptions = {}): Dialer {
   const proxy = tcpTarget("proxy.test", 3128);
   const credentials = new ProxyCredentials(secret);
-  return httpConnectDialer({ proxy, name: "http://proxy.test:3128", credentials, fields, reach });
+  return httpConnectDialer({ proxy, name: "http://proxy.test:3128", isSecure: false, credentials, fields, reach });
 }
 
 /** A proxy the test plays chunk by chunk: what it sends arrives cut exactly so. */
