@@ -6,7 +6,7 @@ import { parseWords, resolveValues, splitTail, variableOf, type ParsedWords } fr
 import { renderCommandHelp, renderExitCodes, renderRootHelp, type HelpStyle } from "./help.ts";
 import { createLogger, type LogFormat } from "./log.ts";
 import { suggest } from "./suggest.ts";
-import { terminalWidth, usesColor, writeTo } from "./terminal.ts";
+import { escapeControls, painter, terminalWidth, usesColor, writeTo } from "./terminal.ts";
 import { versionJson, versionLine } from "./version.ts";
 
 interface Entry {
@@ -147,10 +147,13 @@ function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: En
   const base = values["log-level"] ?? command.defaultLogLevel(invocation);
   const level = values.quiet ? "error" : values.verbose ? "debug" : base;
   const format = values["log-format"];
+  const paint = painter(usesColor(1, env));
   const resolved: LogFormat = format !== "auto" ? format : usesColor(2, env) ? "pretty" : "plain";
   return {
     log: createLogger(level, resolved, env),
     print: (line) => writeTo(1, `${line}\n`),
+    paint: (style, text) => (style === "plain" ? escapeControls(text) : paint(style, escapeControls(text))),
+    printsEvents: values.json,
     event(event, fields) {
       if (!values.json) return;
       const line = JSON.stringify({ event, time: new Date().toISOString(), ...fields });

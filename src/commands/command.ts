@@ -51,12 +51,18 @@ export interface CommandIo {
   readonly log: Logger;
   /** One line to stdout. */
   print(line: string): void;
+  /** Text for `print`, whoever wrote it: control characters escaped, coloured where stdout shows colours. */
+  paint(style: PrintStyle, text: string): string;
+  /** `--json`: stdout belongs to events. */
+  readonly printsEvents: boolean;
   /** One JSON event: to stdout, or to stderr when stdout belongs to a child. */
   event(event: string, fields: Readonly<Record<string, unknown>>): void;
   readonly env: Readonly<Record<string, string | undefined>>;
   /** The environment for children: without our secrets. */
   readonly childEnv: Readonly<Record<string, string>>;
 }
+
+export type PrintStyle = "plain" | "red" | "yellow" | "green" | "cyan" | "dim" | "bold";
 
 const GENERAL = "General";
 

@@ -61,6 +61,10 @@ export const CONNECT_OPTIONS = {
     default: "0",
     help: "Try this many times more, with growing pauses, until the first connection succeeds",
   }),
+  check: flag({
+    group: "General",
+    help: "Make the connection step by step, say what each hop answered and where it fails, and exit",
+  }),
   "dry-run": flag({ group: "General", help: "Print the way to TARGET and what chose it, and exit" }),
 } as const satisfies OptionSpecs;
 

@@ -38,6 +38,7 @@ export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
       does: "A local SOCKS and HTTP proxy over a chain",
       line: "seikan connect -L mixed://1080 --via https://u:p@corp:443 --via socks5h://inner:1080",
     },
+    { does: "What is wrong with this proxy?", line: "seikan connect example.com:443 --check --via http://proxy:3128" },
     { does: "Which way would it take?", line: "seikan connect example.com:443 --dry-run" },
   ],
   options: CONNECT_OPTIONS,
@@ -52,6 +53,10 @@ async function run(invocation: ConnectInvocation, io: CommandIo): Promise<number
   const reaching = new Reaching(values, invocation.sourceOf("via"), io);
   const target = targetOf(invocation.positionals) ?? reaching.bridgeTarget;
   if (values["dry-run"]) return dryRun(reaching, target, values, io);
+  if (values.check) {
+    const { check } = await import("./check.ts");
+    return check(reaching, targetOf(invocation.positionals), invocation, io);
+  }
   if (values.listen.length === 0 && tail === undefined) return connectStdio(reaching, target, values, io);
   // A command needs something to connect to.
   const specs = values.listen.length > 0 ? values.listen : ["127.0.0.1:0"];

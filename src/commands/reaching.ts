@@ -4,6 +4,7 @@ import { deadlineIn, now, sleep } from "../core/clock.ts";
 import { toSeikanError, usageError, type SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { formatWay, type Routes, type Way } from "../routes/route-table.ts";
+import type { Trace } from "../transports/transport.ts";
 import { tlsClient, type TlsClientOptions } from "../transports/tls.ts";
 import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
@@ -37,7 +38,7 @@ export class Reaching implements Routes {
 
   /** Where a chain leads that ends in a plain WebSocket bridge: the bridge decides, so no TARGET is needed. */
   get bridgeTarget(): Target | undefined {
-    const last = this.#values.via.length > 0 ? this.#reach.explicit().fallback.hops.at(-1) : undefined;
+    const last = this.#values.via.length > 0 ? this.fallback.hops.at(-1) : undefined;
     return last?.scheme.endsWith("+raw") ? last.proxy : undefined;
   }
 
@@ -63,7 +64,7 @@ export class Reaching implements Routes {
   async dial(target: Target, way: Way): Promise<ByteStream> {
     for (let pause = RETRY_FIRST_MS; ; pause = Math.min(pause * 2, RETRY_LONGEST_MS)) {
       try {
-        const stream = await this.#dialOnce(target, way);
+        const stream = await this.dialOnce(target, way);
         this.#retriesLeft = 0;
         return stream;
       } catch (thrown) {
@@ -79,13 +80,19 @@ export class Reaching implements Routes {
     }
   }
 
-  async #dialOnce(target: Target, way: Way): Promise<ByteStream> {
+  /** The way of targets that no rule names. */
+  get fallback(): Way {
+    return this.#reach.explicit().fallback;
+  }
+
+  /** One attempt; `trace` hears of each step. */
+  async dialOnce(target: Target, way: Way, trace?: Trace): Promise<ByteStream> {
     const deadline = deadlineIn(this.#values["connect-timeout"]);
-    const stream = await way.dial(target, { deadline });
+    const stream = await way.dial(target, { deadline, trace });
     if (this.#tls === undefined) return stream;
     const peer = formatTarget(target);
     const serverName = this.#values.sni ?? (target.kind === "unix" ? "localhost" : target.host);
-    return tlsClient(stream, { ...this.#tls, peer, serverName }, deadline);
+    return tlsClient(stream, { ...this.#tls, peer, serverName }, deadline, trace);
   }
 }
 

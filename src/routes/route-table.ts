@@ -2,7 +2,7 @@ import { formatTarget, tcpTarget, type Target } from "../core/address.ts";
 import { matches, specificity, type Pattern } from "../core/pattern.ts";
 import { chain, formatHop, type Hop, type HopSettings } from "../transports/chain.ts";
 import type { HttpHop } from "../transports/hop-request.ts";
-import type { Dialer } from "../transports/transport.ts";
+import type { Dialer, DialOptions } from "../transports/transport.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
 
 /** How a target is reached. */
@@ -12,6 +12,7 @@ export interface Way {
   readonly dial: Dialer;
   /** The last hop, when it is an HTTP proxy. */
   readonly httpProxy: HttpHop | undefined;
+  readonly probe: (options: DialOptions) => Promise<void>;
   /** The tunnels it leads through. */
   readonly tunnels: readonly Tunnel[];
   /** The name becomes an address here, where it can be checked; otherwise at a later hop. */

@@ -62,11 +62,13 @@ export interface Chain {
   readonly httpProxy: HttpHop | undefined;
   /** The tunnels among the hops, first one first. */
   readonly tunnels: readonly Tunnel[];
+  /** Goes as far as the last hop, without a target. */
+  readonly probe: (options: DialOptions) => Promise<void>;
 }
 
 /** Folds the hops around `reach`: the first hop is dialled by it, the target by the last hop. */
 export function chain(hops: readonly Hop[], reach: Dialer, settings: HopSettings): Chain {
-  const none: Chain = { dial: reach, httpProxy: undefined, tunnels: [] };
+  const none: Chain = { dial: reach, httpProxy: undefined, tunnels: [], probe: () => Promise.resolve() };
   return hops.reduce((inner, hop) => hopChain(hop, inner, settings), none);
 }
 
@@ -76,18 +78,30 @@ function hopChain(hop: Hop, inner: Chain, settings: HopSettings): Chain {
   switch (hop.scheme) {
     case "http":
     case "https":
-      return { dial: httpConnectDialer(through), httpProxy: through, tunnels };
+      return { dial: httpConnectDialer(through), httpProxy: through, tunnels, probe: probeOf(through.reach, hop) };
     case "ws":
     case "wss": {
       const tunnel = tunnelTo(webSocketHop(hop, through), settings.tunnel);
-      return { dial: tunnelDialer(tunnel, through), httpProxy: undefined, tunnels: [...tunnels, tunnel] };
+      const probe = probeOf((_, options) => tunnel.open(options), hop);
+      return { dial: tunnelDialer(tunnel, through), httpProxy: undefined, tunnels: [...tunnels, tunnel], probe };
     }
     case "ws+raw":
-    case "wss+raw":
-      return { dial: rawDialer(webSocketHop(hop, through)), httpProxy: undefined, tunnels };
-    default:
-      return { dial: socksChain(hop, inner.dial, settings), httpProxy: undefined, tunnels };
+    case "wss+raw": {
+      const dial = rawDialer(webSocketHop(hop, through));
+      return { dial, httpProxy: undefined, tunnels, probe: probeOf(dial, hop) };
+    }
+    default: {
+      const dial = socksChain(hop, inner.dial, settings);
+      return { dial, httpProxy: undefined, tunnels, probe: probeOf(inner.dial, hop) };
+    }
   }
+}
+
+function probeOf(reach: Dialer, { proxy }: Hop): Chain["probe"] {
+  return async (options) => {
+    const stream = await reach(proxy, options);
+    stream.abort(new SeikanError("cancelled", "it was only tried"));
+  };
 }
 
 function httpHop({ scheme, proxy, secret }: Hop, reach: Dialer, settings: HopSettings): HttpHop {
@@ -146,7 +160,8 @@ function proxyTlsDialer(reach: Dialer, settings: HopSettings): Dialer {
     if (target.kind !== "tcp") throw new SeikanError("usage", `no TLS to ${formatTarget(target)}`);
     const stream = await reach(target, options);
     const peer = formatTarget(target);
-    return tlsClient(stream, { ...settings.tls, alpn: ["http/1.1"], peer, serverName: target.host }, options.deadline);
+    const tls = { ...settings.tls, alpn: ["http/1.1"], peer, serverName: target.host };
+    return tlsClient(stream, tls, options.deadline, options.trace);
   };
 }
 

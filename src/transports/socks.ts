@@ -19,10 +19,12 @@ export function socksDialer(hop: SocksHop, reach: Dialer): Dialer {
   const peer = `SOCKS proxy ${formatTarget(hop.proxy)}`;
   return async (target, options) => {
     const wanted = await addressed(hop, tcpOnly(target), options);
-    const stream = await reach(hop.proxy, { deadline: options.deadline });
+    const stream = await reach(hop.proxy, { deadline: options.deadline, trace: options.trace });
     try {
       if (hop.version === 5) await ask5(stream, hop, wanted, peer, options.deadline);
       else await ask4(stream, hop, wanted, peer, options.deadline);
+      const request = `CONNECT ${formatTarget(wanted)}`;
+      options.trace?.({ kind: "answer", hop: peer, request, status: undefined, reason: "succeeded" });
       return stream;
     } catch (error) {
       stream.abort(toSeikanError(error));

@@ -12,7 +12,7 @@ import { after, before, now, type Deadline } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, Stream, StreamFeed } from "../core/stream.ts";
 import { adoptSocket, keepAlive, RETIRED, STREAM_HANDLERS, type StreamSocket } from "./socket.ts";
-import type { Accept, Dialer, DialOptions, Listener } from "./transport.ts";
+import type { Accept, Dialer, DialOptions, Listener, Trace } from "./transport.ts";
 
 /** RFC 8305 section 8: the next address is tried after this long without an answer. */
 const ATTEMPT_DELAY_MS = 250;
@@ -36,13 +36,13 @@ export function tcpDialer(settings: TcpOptions = {}): Dialer {
     const literal = givenAddress(target, settings);
     // The common case of a proxy's client that resolved already: no turn of the event loop is lost.
     if (literal !== undefined) return dialLiteral(target, literal, options);
-    return lookUp(target, settings, options).then((addresses) => connectFirst(target, addresses, options.deadline));
+    return lookUp(target, settings, options).then((addresses) => connectFirst(target, addresses, options));
   };
 }
 
 function dialLiteral(target: TcpTarget, literal: string, options: DialOptions): Promise<ByteStream> {
   try {
-    return connectFirst(target, permitted(target, [literal], options), options.deadline);
+    return connectFirst(target, permitted(target, [literal], options), options);
   } catch (refusal) {
     return Promise.reject(toSeikanError(refusal));
   }
@@ -59,7 +59,9 @@ export async function resolveTarget(target: TcpTarget, settings: TcpOptions, opt
 async function lookUp(target: TcpTarget, settings: TcpOptions, options: DialOptions): Promise<string[]> {
   const given = givenAddress(target, settings);
   if (given !== undefined) return permitted(target, [given], options);
-  return permitted(target, await resolveName(target.host, settings.family, options.deadline), options);
+  const addresses = await resolveName(target.host, settings.family, options.deadline);
+  options.trace?.({ kind: "lookup", host: target.host, addresses });
+  return permitted(target, addresses, options);
 }
 
 /** The address that a target is or was given (`--resolve`); undefined for a name. */
@@ -126,8 +128,8 @@ function permitted(target: TcpTarget, addresses: string[], options: DialOptions)
 
 // --- connections -----------------------------------------------------------
 
-function connectFirst(target: TcpTarget, addresses: string[], deadline: Deadline): Promise<ByteStream> {
-  const race = new Race(target, addresses, deadline);
+function connectFirst(target: TcpTarget, addresses: string[], options: DialOptions): Promise<ByteStream> {
+  const race = new Race(target, addresses, options);
   race.next();
   return race.result.promise;
 }
@@ -137,15 +139,17 @@ class Race {
   readonly result = Promise.withResolvers<ByteStream>();
   readonly #target: TcpTarget;
   readonly #addresses: string[];
+  readonly #trace: Trace | undefined;
   #started = 0;
   #failed = 0;
   #over = false;
   #cancelStagger: (() => void) | undefined;
   readonly #cancelDeadline: () => void;
 
-  constructor(target: TcpTarget, addresses: string[], deadline: Deadline) {
+  constructor(target: TcpTarget, addresses: string[], { deadline, trace }: DialOptions) {
     this.#target = target;
     this.#addresses = addresses;
+    this.#trace = trace;
     this.#cancelDeadline = after(deadline - now(), () => {
       const where = describe(target, addresses.slice(0, this.#started));
       this.#fail(new SeikanError("connect-timeout", `no answer from ${where} within the connect timeout`));
@@ -178,6 +182,7 @@ class Race {
     }
     this.#finish();
     keepAlive(socket);
+    this.#trace?.({ kind: "tcp", address: label.replace(/^tcp /, "") });
     this.result.resolve(adoptSocket(socket, label));
   }
 

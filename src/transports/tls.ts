@@ -5,6 +5,7 @@ import { before, type Deadline } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
 import { createStream, Stream, type ByteStream, type StreamFeed } from "../core/stream.ts";
 import { socketPair } from "./socket-pair.ts";
+import type { TlsFacts, Trace } from "./transport.ts";
 import { RETIRED, SocketDriver, STREAM_HANDLERS, type StreamSocket } from "./socket.ts";
 
 /**
@@ -45,6 +46,8 @@ export interface HandshakeResult {
   readonly ok: boolean;
   readonly error: (Error & { code?: string }) | null | undefined;
   readonly rawCertificate: () => Uint8Array | undefined;
+  readonly version: string | undefined;
+  readonly alpn: string | undefined;
 }
 
 /** Speaks TLS as client. Owns `stream`: it is aborted when the handshake fails. */
@@ -52,8 +55,12 @@ export async function tlsClient(
   stream: ByteStream,
   options: TlsClientOptions,
   deadline: Deadline,
+  trace?: Trace,
 ): Promise<ByteStream> {
-  return handshake(stream, clientSettings(options), deadline, options.peer, (result) => checkServer(result, options));
+  return handshake(stream, clientSettings(options), deadline, options.peer, (result) => {
+    trace?.({ kind: "tls", peer: options.peer, session: factsOf(result) });
+    checkServer(result, options);
+  });
 }
 
 /** Speaks TLS as server. Owns `stream`: it is aborted when the handshake fails. */
@@ -176,7 +183,12 @@ const TLS_HANDLERS: SocketHandler<StreamFeed> = {
     if (!(pending instanceof PendingHandshake)) return;
     // Read now: after a refusal the socket is closed before anybody asks.
     const certificate = (socket.getPeerCertificate?.() as { raw?: Uint8Array } | undefined)?.raw;
-    pending.done(socket, { ok, error, rawCertificate: () => certificate });
+    const { alpnProtocol } = socket as { alpnProtocol?: string | false | null };
+    pending.done(socket, {
+      ...{ ok, error, rawCertificate: () => certificate },
+      version: socket.getTLSVersion?.(),
+      alpn: alpnProtocol || undefined,
+    });
   },
 };
 
@@ -207,8 +219,9 @@ function isAuthorized(result: HandshakeResult): boolean {
 }
 
 function checkServer(result: HandshakeResult, options: TlsClientOptions): void {
-  if (!options.insecure && !isAuthorized(result)) throw certificateError(result.error, options);
-  if (!options.insecure && !isForAddress(result, options.serverName)) throw certificateError(WRONG_NAME, options);
+  if (!options.insecure && !isAuthorized(result)) throw certificateError(result, result.error, options);
+  if (!options.insecure && !isForAddress(result, options.serverName))
+    throw certificateError(result, WRONG_NAME, options);
   if (options.pins === undefined || options.pins.length === 0) return;
   const pin = publicKeyPin(result.rawCertificate());
   if (pin === undefined || !options.pins.includes(pin)) {
@@ -234,6 +247,23 @@ function certificateOf(raw: Uint8Array) {
   return new X509Certificate(raw);
 }
 
+function factsOf(result: HandshakeResult): TlsFacts {
+  const raw = result.rawCertificate();
+  const certificate = raw === undefined ? undefined : certificateOf(raw);
+  return {
+    version: result.version,
+    alpn: result.alpn,
+    subject: oneLine(certificate?.subject),
+    issuer: oneLine(certificate?.issuer),
+    expires: certificate === undefined ? undefined : new Date(certificate.validTo),
+  };
+}
+
+/** `CN=a, O=b` instead of a line each. */
+function oneLine(name: string | undefined): string | undefined {
+  return name?.split("\n").toReversed().join(", ");
+}
+
 function publicKeyPin(raw: Uint8Array | undefined): string | undefined {
   if (raw === undefined) return undefined;
   const key = certificateOf(raw).publicKey.export({ type: "spki", format: "der" });
@@ -251,21 +281,31 @@ const CERTIFICATE_SENTENCES: Readonly<Record<string, string>> = {
   ERR_TLS_CERT_ALTNAME_INVALID: "it is for another name",
 };
 
-function certificateError(cause: HandshakeResult["error"], options: TlsClientOptions): SeikanError {
+function certificateError(
+  result: HandshakeResult,
+  cause: HandshakeResult["error"],
+  options: TlsClientOptions,
+): SeikanError {
   const code = cause?.code ?? "";
   const why = CERTIFICATE_SENTENCES[code] ?? cause?.message ?? "the handshake failed";
   const details = code === "" ? "" : ` (${code})`;
   const isCertificate = code in CERTIFICATE_SENTENCES || code.includes("CERT");
   if (!isCertificate)
     return new SeikanError("tls-failed", `TLS with ${options.peer} failed: ${why}${details}`, { cause });
-  return new SeikanError("tls-certificate", `the certificate of ${options.peer} cannot be trusted: ${why}${details}`, {
-    cause,
-    hints: [
-      code === "ERR_TLS_CERT_ALTNAME_INVALID"
-        ? `it was checked for ${options.serverName}; --sni names another one`
-        : "add its authority with --cacert (for the target) or --proxy-cacert (for a proxy), or to SSL_CERT_FILE",
-    ],
-  });
+  const { issuer } = factsOf(result);
+  const by = issuer === undefined ? "" : `, issued by ${issuer}`;
+  const message = `the certificate of ${options.peer}${by}, cannot be trusted: ${why}${details}`;
+  if (code === "ERR_TLS_CERT_ALTNAME_INVALID") {
+    const hints = [`it was checked for ${options.serverName}; --sni names another one`];
+    return new SeikanError("tls-certificate", message, { cause, hints });
+  }
+  const hints = [
+    "add its authority with --cacert (for the target) or --proxy-cacert (for a proxy), or to SSL_CERT_FILE",
+    ...(/ISSUER|SELF_SIGNED|LEAF/.test(code)
+      ? ["if that issuer is your company's, something on the way intercepts TLS"]
+      : []),
+  ];
+  return new SeikanError("tls-certificate", message, { cause, hints });
 }
 
 function tlsError(cause: Error, peer: string): SeikanError {

@@ -25,7 +25,8 @@ export type TraceStep =
       readonly kind: "answer";
       readonly hop: string;
       readonly request: string;
-      readonly status: number;
+      /** Of HTTP; SOCKS has none. */
+      readonly status: number | undefined;
       readonly reason: string;
     }
   | { readonly kind: "session"; readonly hop: string; readonly tripMs: number };

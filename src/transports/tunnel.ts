@@ -27,6 +27,8 @@ export interface TunnelOptions {
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 30_000;
+/** A waiter that gives up in the same moment as the attempt hears the attempt's reason. */
+const REASON_MS = 50;
 /** A connection that lived this long was a good one: the next pause is a short one again. */
 const GOOD_MS = 5000;
 
@@ -103,7 +105,7 @@ class Line {
     const { name } = this.#options;
     try {
       await before(
-        options.deadline,
+        options.deadline + REASON_MS,
         this.#attempt,
         "connect-timeout",
         `no tunnel to ${name} within the connect timeout`,

@@ -139,3 +139,93 @@ export async function startPeers(executable: string, origin: OriginPorts): Promi
   }
   return peers;
 }
+
+// --- through two processes -----------------------------------------------------
+
+type Ports = Record<keyof OriginPorts, number>;
+
+function freePorts(): Ports {
+  return { greet: freePort(), source: freePort(), sink: freePort() };
+}
+
+/** Two programs, one behind the other, as children of one shell. */
+async function twoProcesses(name: string, ports: Ports, first: string, second: string[]): Promise<Peer> {
+  const child = await started(name, ["sh", "-c", `${[first, ...second].join(" &\n")} &\nwait`], Object.values(ports));
+  const stop = () => {
+    Bun.spawnSync(["pkill", "-KILL", "-P", String(child.pid)]);
+    child.kill("SIGKILL");
+  };
+  return { name, portFor: (target) => ports[target], speaksConnect: false, pid: child.pid, stop };
+}
+
+function seikanPair(name: string, executable: string, scheme: string, origin: OriginPorts): Promise<Peer> {
+  const port = freePort();
+  const ports = freePorts();
+  const listeners = forwards(ports, (local, target) => `-L ${local}=127.0.0.1:${origin[target]}`).join(" ");
+  return twoProcesses(name, ports, `${executable} serve -l 127.0.0.1:${port} --access-log off -q`, [
+    `${executable} connect ${listeners} --via ${scheme}://127.0.0.1:${port} -q`,
+  ]);
+}
+
+function forwards(ports: Ports, each: (local: number, target: keyof OriginPorts) => string): string[] {
+  return (Object.keys(ports) as (keyof OriginPorts)[]).map((target) => each(ports[target], target));
+}
+
+function socatPair(origin: OriginPorts): Promise<Peer> {
+  const ports = freePorts();
+  const middle = freePorts();
+  const relay = (from: number, to: number) =>
+    `socat -b 131072 TCP-LISTEN:${from},bind=127.0.0.1,fork,reuseaddr,backlog=512 TCP:127.0.0.1:${to}`;
+  const far = forwards(middle, (local, target) => relay(local, origin[target])).join(" &\n");
+  return twoProcesses("socat ×2", ports, far, forwards(ports, (local, target) => relay(local, middle[target])));
+}
+
+/** websockify as the server, our raw WebSocket client in front of it. */
+function websockifyPair(executable: string, origin: OriginPorts): Promise<Peer> {
+  const ports = freePorts();
+  const middle = freePorts();
+  const far = forwards(middle, (local, target) => `websockify 127.0.0.1:${local} 127.0.0.1:${origin[target]}`).join(" &\n");
+  const near = forwards(
+    ports,
+    (local, target) => `${executable} connect -L ${local} --via ws+raw://127.0.0.1:${middle[target]} -q`,
+  );
+  return twoProcesses("websockify", ports, far, near);
+}
+
+function chiselPair(origin: OriginPorts): Promise<Peer> {
+  const port = freePort();
+  const ports = freePorts();
+  const remotes = forwards(ports, (local, target) => `127.0.0.1:${local}:127.0.0.1:${origin[target]}`).join(" ");
+  return twoProcesses("chisel", ports, `chisel server --host 127.0.0.1 -p ${port}`, [
+    `chisel client http://127.0.0.1:${port} ${remotes}`,
+  ]);
+}
+
+function wstunnelPair(origin: OriginPorts): Promise<Peer> {
+  const port = freePort();
+  const ports = freePorts();
+  const remotes = forwards(ports, (local, target) => `-L tcp://127.0.0.1:${local}:127.0.0.1:${origin[target]}`).join(" ");
+  return twoProcesses("wstunnel", ports, `wstunnel server ws://127.0.0.1:${port}`, [
+    `wstunnel client ${remotes} ws://127.0.0.1:${port}`,
+  ]);
+}
+
+/** What tunnels over two processes are measured against, as far as it is installed here. */
+export async function startTunnelPeers(executable: string, origin: OriginPorts): Promise<Peer[]> {
+  const others: [string, () => Promise<Peer>][] = [
+    ["socat", () => socatPair(origin)],
+    ["websockify", () => websockifyPair(executable, origin)],
+    ["chisel", () => chiselPair(origin)],
+    ["wstunnel", () => wstunnelPair(origin)],
+  ];
+  const peers = [
+    await seikanPair("seikan", executable, "ws", origin),
+    { ...(await startSeikan(executable)), name: "one CONNECT hop" },
+    await seikanPair("connect + serve", executable, "http", origin),
+  ];
+  for (const [name, start] of others) {
+    if (which(name) === null) console.error(`${name} is not installed: left out`);
+    else peers.push(await start());
+  }
+  return peers;
+}

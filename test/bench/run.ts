@@ -6,7 +6,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
-import { startPeers, type OriginPorts, type Peer } from "./peers.ts";
+import { startPeers, startTunnelPeers, type OriginPorts, type Peer } from "./peers.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const EXECUTABLE = join(ROOT, "dist/seikan");
@@ -26,7 +26,11 @@ const ONLY = onlyAt < 0 ? undefined : process.argv[onlyAt + 1];
 type Figures = Map<string, Map<string, number[]>>;
 const figures: Figures = new Map();
 
-function record(measurement: string, peer: string, figure: number): void {
+/** In front of each measurement of the tunnel section. */
+let sectionPrefix = "";
+
+function record(name: string, peer: string, figure: number): void {
+  const measurement = sectionPrefix + name;
   const byPeer = figures.get(measurement) ?? new Map<string, number[]>();
   figures.set(measurement, byPeer);
   byPeer.set(peer, [...(byPeer.get(peer) ?? []), figure]);
@@ -224,7 +228,9 @@ process.on("SIGTERM", () => process.exit(143));
 const { value } = await originProcess.stdout.getReader().read();
 const origin = JSON.parse(new TextDecoder().decode(value)) as OriginPorts;
 
-const KINDS: Readonly<Record<string, (peer: Peer) => Promise<void>>> = {
+type Kinds = Readonly<Record<string, (peer: Peer) => Promise<void>>>;
+
+const KINDS: Kinds = {
   idle: (peer) => idleMemory(peer, origin),
   stalled: (peer) => stalledReader(peer, origin),
   download1: (peer) => throughput("download", 1, peer, origin),
@@ -237,22 +243,31 @@ const KINDS: Readonly<Record<string, (peer: Peer) => Promise<void>>> = {
 // Memory only says something of a process that has done nothing else yet.
 const ONCE = ["idle", "stalled"];
 
-for (const [kind, run] of Object.entries(KINDS)) {
-  if (ONLY !== undefined && !ONLY.split(",").includes(kind)) continue;
-  const rounds = ONCE.includes(kind) ? Math.min(ROUNDS, 3) : ROUNDS;
-  let peers = await startPeers(EXECUTABLE, origin);
-  for (let round = 0; round < rounds; round++) {
-    for (const peer of peers) {
-      if (kind === "idle" && peer.name === "socat") continue;
-      console.error(`${kind} ${round + 1}/${rounds} ${peer.name}`);
-      await run(peer).catch((error: Error) => console.error(error.message));
+async function runKinds(kinds: Kinds, section: string, start: () => Promise<Peer[]>): Promise<void> {
+  for (const [name, run] of Object.entries(kinds)) {
+    const kind = `${section}${name}`;
+    if (ONLY !== undefined && !ONLY.split(",").includes(kind)) continue;
+    const rounds = ONCE.includes(name) ? Math.min(ROUNDS, 3) : ROUNDS;
+    let peers = await start();
+    for (let round = 0; round < rounds; round++) {
+      for (const peer of peers) {
+        // A process a connection: thousands of them measure the machine.
+        if (name === "idle" && /^(socat|websockify)/.test(peer.name)) continue;
+        console.error(`${kind} ${round + 1}/${rounds} ${peer.name}`);
+        await run(peer).catch((error: Error) => console.error(error.message));
+      }
+      if (!ONCE.includes(name)) continue;
+      for (const peer of peers) peer.stop();
+      peers = await start();
     }
-    if (!ONCE.includes(kind)) continue;
     for (const peer of peers) peer.stop();
-    peers = await startPeers(EXECUTABLE, origin);
   }
-  for (const peer of peers) peer.stop();
 }
+
+await runKinds(KINDS, "", () => startPeers(EXECUTABLE, origin));
+sectionPrefix = "tunnel: ";
+await runKinds(KINDS, "tunnel-", () => startTunnelPeers(EXECUTABLE, origin));
+sectionPrefix = "";
 if (ONLY === undefined || ONLY.includes("startup")) await startUp();
 originProcess.kill();
 report();
@@ -275,7 +290,7 @@ function report(): void {
           ? `seikan ${format(figure)}`
           : `${name} ${format(figure)} (${(own / figure).toFixed(2)}×)`;
       });
-    console.log(`${measurement.padEnd(46)} ${cells.join("   ")}`);
+    console.log(`${measurement.padEnd(54)} ${cells.join("   ")}`);
   }
   writeFileSync(join(ROOT, "dist/bench.json"), `${JSON.stringify(saved, null, 2)}\n`);
 }

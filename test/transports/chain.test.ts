@@ -212,7 +212,7 @@ const connect = (authority: string, user?: string) => {
 describe("a chain", () => {
   test("without hops is the dialer itself", () => {
     const direct = tcpDialer();
-    expect(chain([], direct, settings)).toEqual({ dial: direct, httpProxy: undefined, tunnels: [] });
+    expect(chain([], direct, settings)).toMatchObject({ dial: direct, httpProxy: undefined, tunnels: [] });
   });
 
   test("of two HTTP proxies asks the first for the second, with credentials of its own each", async () => {
