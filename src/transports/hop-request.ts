@@ -77,7 +77,7 @@ export async function askHop(hop: HttpHop, request: HopRequest, options: DialOpt
       const error = toSeikanError(thrown);
       stream?.abort(error);
       // It promised to keep the connection and closed it all the same.
-      if (!reused || error.code !== "hop-closed") throw error;
+      if (!reused || error.code !== "hop-closed") throw perhapsTls(hop, error);
       stream = undefined;
       reused = false;
     }
@@ -180,10 +180,21 @@ class AnswerStep implements Step<Answer>, MessageHandler<ResponseHead> {
   }
 }
 
+/** What a person writes when the hop speaks TLS after all. */
+function secureScheme(name: string): string {
+  return name.startsWith("ws") ? "wss:// instead of ws://" : "https:// instead of http://";
+}
+
+/** Many TLS servers answer plain HTTP with a closed connection. */
+function perhapsTls(hop: HttpHop, error: SeikanError): SeikanError {
+  if (error.code !== "hop-closed" || hop.isSecure) return error;
+  const hints = [...error.hints, `if that port speaks TLS, write ${secureScheme(hop.name)}`];
+  return new SeikanError(error.code, error.message, { cause: error.cause, hints });
+}
+
 function notHttp(name: string, chunk: Uint8Array, cause: unknown): SeikanError {
   const isTls = chunk[0] === 0x15 || chunk[0] === 0x16;
-  const secure = name.startsWith("ws") ? "wss:// instead of ws://" : "https:// instead of http://";
-  const hints = isTls ? [`it speaks TLS: try ${secure}`] : ["is this the right host and port?"];
+  const hints = isTls ? [`it speaks TLS: try ${secureScheme(name)}`] : ["is this the right host and port?"];
   const reason = cause instanceof Error ? cause.message : String(cause);
   return new SeikanError("hop-protocol", `${name} does not answer in HTTP (${reason})`, { cause, hints });
 }
