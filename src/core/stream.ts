@@ -93,7 +93,7 @@ const DRAINING = 1024;
 
 /** A held piece of a much larger chunk must not keep all of that alive. */
 function ownMemory(chunk: Uint8Array): Uint8Array {
-  return chunk.length * 2 < chunk.buffer.byteLength ? new Uint8Array(chunk) : chunk;
+  return chunk.length * 4 < chunk.buffer.byteLength ? new Uint8Array(chunk) : chunk;
 }
 
 export class Stream implements ByteStream, StreamFeed {

@@ -1,10 +1,8 @@
-/** In front of the payload, for the longest header (RFC 6455 section 5.2). */
-export const HEADER_ROOM = 14;
+/** In front of the payload, for the longest header (RFC 6455 section 5.2), in whole words. */
+export const HEADER_ROOM = 16;
 /** Payload of one frame: large enough to be cheap, small enough to let others in between. */
 const FRAME_BYTES = 128 * 1024;
 const KEPT = 8;
-/** A frame smaller than this is copied out, so that a slow peer does not keep a whole buffer. */
-const SMALL = 8 * 1024;
 
 /** One frame in the making. */
 export class FrameBuffer {
@@ -42,15 +40,5 @@ export class FramePool {
   give(buffer: FrameBuffer): void {
     buffer.length = 0;
     if (this.#free.length < KEPT) this.#free.push(buffer);
-  }
-
-  /** Writes the frame that begins at `start`; the buffer is free again unless the writer keeps it (said false). */
-  send(buffer: FrameBuffer, start: number, write: (frame: Uint8Array) => boolean): void {
-    const frame = buffer.bytes.subarray(start, HEADER_ROOM + buffer.length);
-    if (frame.length < SMALL) {
-      const copy = new Uint8Array(frame);
-      this.give(buffer);
-      write(copy);
-    } else if (write(frame)) this.give(buffer);
   }
 }

@@ -61,6 +61,9 @@ const NO_PAYLOAD = new Uint8Array(0);
 /** Larger writes are not gathered with what comes behind them. */
 const GATHER_BYTES = 16 * 1024;
 
+/** A smaller frame is copied out, so that a slow peer does not keep a whole buffer. */
+const SMALL_FRAME = 8 * 1024;
+
 const frames = new FramePool();
 
 /** Speaks WebSocket on a stream whose opening handshake is done. Owns `inner`. */
@@ -78,6 +81,7 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
   readonly #reader: FrameReader;
   /** What was written and is not yet framed; many small writes make one frame. */
   #gathered: FrameBuffer | undefined;
+  readonly #lent: FrameBuffer[] = [];
   #flushAsked = false;
   #blocked = false;
   #reading = true;
@@ -134,7 +138,12 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
     const key = this.#maskKey();
     const start = writeFrameHeader(buffer.bytes, HEADER_ROOM, OPCODE.binary, buffer.length, key);
     if (key !== undefined) applyMask(buffer.payload(), key);
-    frames.send(buffer, start, (frame) => this.#writeInner(frame));
+    const frame = buffer.bytes.subarray(start, HEADER_ROOM + buffer.length);
+    const isSmall = frame.length < SMALL_FRAME;
+    const goesOn = this.#writeInner(isSmall ? new Uint8Array(frame) : frame);
+    // What the stream below still holds of it is out once it drains.
+    if (goesOn || isSmall) frames.give(buffer);
+    else this.#lent.push(buffer);
   }
 
   #writeInner(frame: Uint8Array): boolean {
@@ -158,6 +167,7 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
   onDrain(): void {
     this.#lastSign = now();
     this.#blocked = false;
+    for (const buffer of this.#lent.splice(0)) frames.give(buffer);
     if (!this.#over) this.stream.drained();
   }
 
