@@ -179,6 +179,13 @@ export const REACH_OPTIONS = {
     default: "10s",
     help: "Give up on a target that does not answer, all hops included",
   }),
+  "ping-interval": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "15s",
+    help: "Ask the other end of a quiet tunnel or WebSocket for a sign of life this often; it has 10s to give one; 0 is never",
+  }),
   "idle-timeout": value({
     group: "Limits",
     metavar: "TIME",

@@ -10,6 +10,7 @@ import { parseHop, type Hop, type HopSettings, type TunnelSettings } from "../tr
 import type { ProxySecret } from "../transports/proxy-credentials.ts";
 import { directDialer } from "../transports/direct.ts";
 import type { TcpOptions } from "../transports/tcp.ts";
+import { heartbeatEvery } from "../transports/websocket.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
 import { isFieldName, isFieldValue } from "../wire/fields.ts";
 import type { REACH_OPTIONS } from "./command.ts";
@@ -45,7 +46,12 @@ export class Reach {
       tcp: this.#tcp,
       fields: proxyFields(values["proxy-header"]),
       tls: proxyTls(values),
-      tunnel: { connections: values.tunnels, connectMs: values["connect-timeout"], report: onTunnel },
+      tunnel: {
+        connections: values.tunnels,
+        connectMs: values["connect-timeout"],
+        heartbeat: heartbeatEvery(values["ping-interval"]),
+        report: onTunnel,
+      },
     };
   }
 

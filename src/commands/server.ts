@@ -15,6 +15,7 @@ import { WebSocketBridge } from "../routes/websocket-bridge.ts";
 import type { peekServerName as PeekServerName } from "../transports/peek.ts";
 import { listen } from "../transports/tcp.ts";
 import { tlsServer } from "../transports/tls.ts";
+import { heartbeatEvery } from "../transports/websocket.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
 import { accessLogger } from "./access-log.ts";
 import { announce } from "./announce.ts";
@@ -303,9 +304,10 @@ function certificatesOf(values: ServeValues, specs: readonly ListenSpec[]): Cert
 
 function endpointsOf(values: ServeValues): Endpoint[] {
   const origins = values["ws-origin"];
-  const access = { origins, wantsUser: values["ws-auth"] };
+  const heartbeat = heartbeatEvery(values["ping-interval"]);
+  const access = { origins, wantsUser: values["ws-auth"], heartbeat };
   const bridges = values["ws-route"].map((route) => new WebSocketBridge(route, access));
-  const tunnel = values["no-tunnel"] ? [] : [new TunnelEndpoint(values["tunnel-path"], origins)];
+  const tunnel = values["no-tunnel"] ? [] : [new TunnelEndpoint(values["tunnel-path"], origins, heartbeat)];
   return [...bridges, ...tunnel, new ConnectUdpEndpoint()];
 }
 

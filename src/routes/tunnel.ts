@@ -4,7 +4,7 @@ import type { LiveSet } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { MuxSession } from "../transports/mux.ts";
 import { SESSION_FIELD, TUNNEL_FRAME_BYTES, TUNNEL_PROTOCOL } from "../transports/tunnel.ts";
-import { HEARTBEAT, webSocketStream } from "../transports/websocket.ts";
+import { webSocketStream, type Heartbeat } from "../transports/websocket.ts";
 import { fieldValue, formatHead } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
 import { acceptFields, offeredProtocols } from "../wire/websocket-handshake.ts";
@@ -20,12 +20,14 @@ import { checkOrigin, checkUpgrade } from "./upgrade-checks.ts";
 export class TunnelEndpoint implements Endpoint {
   readonly #path: string;
   readonly #origins: readonly string[];
+  readonly #heartbeat: Heartbeat;
   /** By the key that the client chose, to know one that comes again. */
   readonly #sessions = new Map<string, ServedTunnel>();
 
-  constructor(path: string, origins: readonly string[]) {
+  constructor(path: string, origins: readonly string[], heartbeat: Heartbeat) {
     this.#path = path;
     this.#origins = origins;
+    this.#heartbeat = heartbeat;
   }
 
   matches(path: string): boolean {
@@ -42,7 +44,7 @@ export class TunnelEndpoint implements Endpoint {
     const stream = request.leave();
     if (stream === undefined) return;
     stream.write(formatHead("HTTP/1.1 101 Switching Protocols", acceptFields(head, TUNNEL_PROTOCOL)));
-    this.#adopt(new ServedTunnel(request, stream, user), sessionKey(head));
+    this.#adopt(new ServedTunnel(request, stream, user, this.#heartbeat), sessionKey(head));
   }
 
   /** A client that comes again with its key takes its own place: its former connection is a ghost. */
@@ -78,7 +80,12 @@ class ServedTunnel {
   readonly #session: MuxSession;
   readonly #live: LiveSet;
 
-  constructor({ context, client, exposed }: UpgradeRequest, stream: ByteStream, user: string | undefined) {
+  constructor(
+    { context, client, exposed }: UpgradeRequest,
+    stream: ByteStream,
+    user: string | undefined,
+    heartbeat: Heartbeat,
+  ) {
     this.user = user;
     this.#live = context.live;
     const peer = client.address === "" ? "the tunnel's client" : `the tunnel's client ${client.address}`;
@@ -87,7 +94,7 @@ class ServedTunnel {
       peer,
       binaryOnly: true,
       maxFrame: TUNNEL_FRAME_BYTES,
-      heartbeat: HEARTBEAT,
+      heartbeat,
     });
     const inside: Client = { ...client, exposed, login: { user } };
     this.#session = new MuxSession(carrier, {

@@ -1,6 +1,6 @@
 import { canonicalHost, isLoopbackHost, parseIp, type Target } from "../core/address.ts";
 import { SeikanError } from "../core/errors.ts";
-import { HEARTBEAT, webSocketStream } from "../transports/websocket.ts";
+import { webSocketStream, type Heartbeat } from "../transports/websocket.ts";
 import { fieldValue, formatHead } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
 import { acceptFields, offeredProtocols } from "../wire/websocket-handshake.ts";
@@ -19,6 +19,7 @@ export interface WebSocketAccess {
   readonly origins: readonly string[];
   /** A user is needed also where nobody else can reach us. */
   readonly wantsUser: boolean;
+  readonly heartbeat: Heartbeat;
 }
 
 /**
@@ -44,6 +45,7 @@ export class WebSocketBridge implements Endpoint {
     checkUpgrade(head);
     checkOwnHost(head, exposed, this.#access.origins);
     checkOrigin(head, [...this.#access.origins, ...ownOrigins(head)]);
+    const { heartbeat } = this.#access;
     const user = exposed || this.#access.wantsUser ? await this.#authorize(request) : undefined;
     const inbound = request.leave();
     if (inbound === undefined) return;
@@ -57,7 +59,7 @@ export class WebSocketBridge implements Endpoint {
       accept(stream) {
         stream.write(formatHead("HTTP/1.1 101 Switching Protocols", acceptFields(head, protocolOf(head))));
         const peer = client.address === "" ? "the client" : client.address;
-        const limits = { binaryOnly: false, maxFrame: Number.MAX_SAFE_INTEGER, heartbeat: HEARTBEAT };
+        const limits = { binaryOnly: false, maxFrame: Number.MAX_SAFE_INTEGER, heartbeat };
         return webSocketStream(stream, { role: "server", peer, ...limits });
       },
       refuse(stream, error, proxyName) {

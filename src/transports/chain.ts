@@ -9,6 +9,7 @@ import { resolveTarget, type TcpOptions } from "./tcp.ts";
 import { tlsClient, type TlsClientOptions } from "./tls.ts";
 import { dialSession, Tunnel, type TunnelEvent } from "./tunnel.ts";
 import { openWebSocket, type WebSocketHop } from "./websocket-hop.ts";
+import type { Heartbeat } from "./websocket.ts";
 import type { Dialer, DialOptions } from "./transport.ts";
 
 /** One hop of a chain, as a person wrote it. */
@@ -52,6 +53,7 @@ export interface TunnelSettings {
   readonly connections: number;
   /** For one attempt to connect. */
   readonly connectMs: number;
+  readonly heartbeat: Heartbeat;
   readonly report: (tunnel: string, event: TunnelEvent) => void;
 }
 
@@ -87,7 +89,7 @@ function hopChain(hop: Hop, inner: Chain, settings: HopSettings): Chain {
     }
     case "ws+raw":
     case "wss+raw": {
-      const dial = rawDialer(webSocketHop(hop, through));
+      const dial = rawDialer(webSocketHop(hop, through), settings.tunnel.heartbeat);
       return { dial, httpProxy: undefined, tunnels, probe: probeOf(dial, hop) };
     }
     default: {
@@ -123,12 +125,12 @@ function webSocketHop({ path }: Hop, through: HttpHop): WebSocketHop {
   return { ...through, path };
 }
 
-function tunnelTo(hop: WebSocketHop, { connections, connectMs, report }: TunnelSettings): Tunnel {
+function tunnelTo(hop: WebSocketHop, { connections, connectMs, heartbeat, report }: TunnelSettings): Tunnel {
   return new Tunnel({
     name: hop.name,
     connections,
     connectMs,
-    connect: (key, onGoAway, options) => dialSession(hop, key, onGoAway, options),
+    connect: (key, onGoAway, options) => dialSession(hop, { key, onGoAway, heartbeat }, options),
     report: (event) => report(hop.name, event),
   });
 }
@@ -140,8 +142,8 @@ function tunnelDialer(tunnel: Tunnel, hop: HttpHop): Dialer {
 }
 
 /** One WebSocket for each stream; where it leads is for the other side to know. */
-function rawDialer(hop: WebSocketHop): Dialer {
-  const request = { protocol: undefined, fields: [], binaryOnly: false, maxFrame: Number.MAX_SAFE_INTEGER };
+function rawDialer(hop: WebSocketHop, heartbeat: Heartbeat): Dialer {
+  const request = { heartbeat, protocol: undefined, fields: [], binaryOnly: false, maxFrame: Number.MAX_SAFE_INTEGER };
   return (_, options) => openWebSocket(hop, request, options);
 }
 

@@ -4,6 +4,7 @@ import type { ByteStream } from "../core/stream.ts";
 import { MuxSession } from "./mux.ts";
 import type { DialOptions } from "./transport.ts";
 import { openWebSocket, type WebSocketHop } from "./websocket-hop.ts";
+import type { Heartbeat } from "./websocket.ts";
 
 /** What happens to a tunnel, for logs and for whoever depends on it. */
 export type TunnelEvent =
@@ -221,11 +222,10 @@ export const TUNNEL_FRAME_BYTES = 16 * 1024 * 1024;
 /** Makes one connection of a tunnel: WebSocket, then yamux. */
 export async function dialSession(
   hop: WebSocketHop,
-  key: string,
-  onGoAway: () => void,
+  { key, onGoAway, heartbeat }: { key: string; onGoAway: () => void; heartbeat: Heartbeat },
   options: DialOptions,
 ): Promise<MuxSession> {
-  const request = { protocol: TUNNEL_PROTOCOL, fields: [SESSION_FIELD, key], binaryOnly: true };
+  const request = { protocol: TUNNEL_PROTOCOL, fields: [SESSION_FIELD, key], binaryOnly: true, heartbeat };
   const carrier = await openWebSocket(hop, { ...request, maxFrame: TUNNEL_FRAME_BYTES }, options);
   const session = new MuxSession(carrier, { role: "client", peer: `the tunnel ${hop.name}`, onGoAway });
   if (options.trace !== undefined) {

@@ -5,7 +5,7 @@ import type { ResponseHead } from "../wire/http1.ts";
 import { answerFault, upgradeFields, webSocketKey } from "../wire/websocket-handshake.ts";
 import { askHop, hostFields, type HttpHop, type Refusal } from "./hop-request.ts";
 import type { DialOptions } from "./transport.ts";
-import { HEARTBEAT, webSocketStream, type Heartbeat } from "./websocket.ts";
+import { webSocketStream, type Heartbeat } from "./websocket.ts";
 
 /** A WebSocket endpoint on the way. */
 export interface WebSocketHop extends HttpHop {
@@ -20,7 +20,7 @@ export interface WebSocketRequest {
   readonly fields: Fields;
   readonly binaryOnly: boolean;
   readonly maxFrame: number;
-  readonly heartbeat?: Heartbeat;
+  readonly heartbeat: Heartbeat;
 }
 
 /** Opens a WebSocket at the hop: the opening handshake of RFC 6455 section 4.1, then its stream. */
@@ -35,9 +35,7 @@ export async function openWebSocket(
   return webSocketStream(stream, {
     role: "client",
     peer: hop.name,
-    binaryOnly: wanted.binaryOnly,
-    maxFrame: wanted.maxFrame,
-    heartbeat: wanted.heartbeat ?? HEARTBEAT,
+    ...wanted,
   });
 }
 

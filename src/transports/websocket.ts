@@ -51,8 +51,12 @@ export interface Heartbeat {
   readonly timeoutMs: number;
 }
 
-/** Below the 60 s after which nginx and many others end a silent connection. */
-export const HEARTBEAT: Heartbeat = { intervalMs: 15_000, timeoutMs: 10_000 };
+/** How long an asked peer has. */
+const ANSWER_MS = 10_000;
+
+export function heartbeatEvery(intervalMs: number): Heartbeat {
+  return { intervalMs, timeoutMs: ANSWER_MS };
+}
 
 /** A tick that comes this late says that this process itself slept. */
 const SLEPT_MS = 5000;

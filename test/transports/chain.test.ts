@@ -186,7 +186,7 @@ const settings: HopSettings = {
   tcp: {},
   fields: ["X-Tag", "t"],
   tls: { ca: certificate.cert },
-  tunnel: { connections: 1, connectMs: 5000, report: () => {} },
+  tunnel: { connections: 1, connectMs: 5000, heartbeat: { intervalMs: 0, timeoutMs: 0 }, report: () => {} },
 };
 
 async function converse(hops: readonly string[], target = tcpTarget("origin.test", 443)): Promise<string> {
