@@ -4,6 +4,7 @@ import type { LiveSet } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { MuxSession } from "../transports/mux.ts";
 import { SESSION_FIELD, TUNNEL_FRAME_BYTES, TUNNEL_PROTOCOL } from "../transports/tunnel.ts";
+import { limitUnsent } from "../transports/unsent-limit.ts";
 import { webSocketStream, type Heartbeat } from "../transports/websocket.ts";
 import { fieldValue, formatHead } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
@@ -43,6 +44,7 @@ export class TunnelEndpoint implements Endpoint {
     if (context.isDraining()) throw new SeikanError("shutdown", "this server is about to stop");
     const stream = request.leave();
     if (stream === undefined) return;
+    limitUnsent(stream);
     stream.write(formatHead("HTTP/1.1 101 Switching Protocols", acceptFields(head, TUNNEL_PROTOCOL)));
     this.#adopt(new ServedTunnel(request, stream, user, this.#heartbeat), sessionKey(head));
   }

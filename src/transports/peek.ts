@@ -1,7 +1,8 @@
-import { dlopen, ptr } from "bun:ffi";
+import { ptr } from "bun:ffi";
 import { now, sleep, type Deadline } from "../core/clock.ts";
 import { Stream, type ByteStream } from "../core/stream.ts";
 import { serverNameOf } from "../wire/client-hello.ts";
+import { libcFunction } from "./libc.ts";
 import { SocketDriver } from "./socket.ts";
 
 const MSG_PEEK = 2;
@@ -41,20 +42,6 @@ type Recv = (fd: number, buffer: ReturnType<typeof ptr>, length: number, flags: 
 let opened: { recv: Recv | undefined } | undefined;
 
 function openRecv(): Recv | undefined {
-  opened ??= { recv: loadRecv() };
+  opened ??= { recv: libcFunction<Recv>("recv", { args: ["i32", "ptr", "usize", "i32"], returns: "i64" }) };
   return opened.recv;
-}
-
-function loadRecv(): Recv | undefined {
-  const musl = process.arch === "arm64" ? "libc.musl-aarch64.so.1" : "libc.musl-x86_64.so.1";
-  const names =
-    process.platform === "darwin" ? ["libSystem.B.dylib"] : process.platform === "linux" ? ["libc.so.6", musl] : [];
-  for (const name of names) {
-    try {
-      return dlopen(name, { recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i64" } }).symbols.recv as Recv;
-    } catch {
-      continue;
-    }
-  }
-  return undefined;
 }

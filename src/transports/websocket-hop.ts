@@ -32,6 +32,9 @@ export async function openWebSocket(
   const stream = await upgrade(hop, wanted, options).catch((thrown: unknown) => {
     throw withheld(hop, toSeikanError(thrown));
   });
+  // Loaded here: nothing else needs it, and a start shall not wait for it.
+  const { limitUnsent } = await import("./unsent-limit.ts");
+  limitUnsent(stream);
   return webSocketStream(stream, {
     role: "client",
     peer: hop.name,
