@@ -21,6 +21,8 @@ export interface Sink {
 
 /** What a transport supplies; `createStream` adds queueing, states and `closed`. */
 export interface Driver {
+  /** What `write` took is copied, so that its memory may be used again. */
+  readonly copies?: boolean;
   /** Returns how many bytes it took; fewer means wait for `feed.drained()`. */
   write(bytes: Uint8Array): number;
   /** FIN: our direction is finished. The other one goes on. */
@@ -58,6 +60,11 @@ export interface ByteStream {
   /** Settles once when both directions are over; never rejects. */
   readonly closed: Promise<CloseReason>;
   readonly isClosed: boolean;
+  /**
+   * True: a chunk is copied by the time `write` said true, or `onDrain` came.
+   * Otherwise it belongs to the stream and what is below it.
+   */
+  readonly copiesWrites: boolean;
   /** Replaces the sink, which hears of a close that has already been; held bytes are delivered at once, or when the running `onData` returns. */
   attach(sink: Sink): void;
   /** Stops delivery until the next `attach`; the source stops with the first chunk that is held meanwhile. */
@@ -113,6 +120,10 @@ export class Stream implements ByteStream, StreamFeed {
 
   get isClosed(): boolean {
     return (this.#flags & CLOSED) !== 0;
+  }
+
+  get copiesWrites(): boolean {
+    return this.driver.copies === true;
   }
 
   /** True while bytes wait for a sink: then the transport below cannot be handed over. */

@@ -20,6 +20,7 @@ export function memoryPair(options: MemoryOptions = {}): [ByteStream, ByteStream
 }
 
 class MemoryDriver implements Driver {
+  readonly copies = true;
   peer!: MemoryDriver;
   stream!: Stream;
   readonly #window: number;

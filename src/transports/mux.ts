@@ -18,6 +18,7 @@ import {
   YamuxReader,
   type YamuxHandler,
 } from "../wire/yamux.ts";
+import { closeGently } from "./gentle-close.ts";
 
 /**
  * Many streams in one, by yamux. Each stream has its own credit, so one that
@@ -73,6 +74,7 @@ export class MuxSession implements Sink, YamuxHandler {
   #tripMs = SHORTEST_TRIP_MS;
   #tripAt = 0;
   #over = false;
+  readonly #closed = Promise.withResolvers<CloseReason>();
 
   constructor(inner: ByteStream, options: MuxOptions) {
     this.#inner = inner;
@@ -81,8 +83,9 @@ export class MuxSession implements Sink, YamuxHandler {
     inner.attach(this);
   }
 
+  /** Settles when the session is over; never rejects. */
   get closed(): Promise<CloseReason> {
-    return this.#inner.closed;
+    return this.#closed.promise;
   }
 
   get isClosed(): boolean {
@@ -159,10 +162,15 @@ export class MuxSession implements Sink, YamuxHandler {
   }
 
   onClose(reason: CloseReason): void {
+    this.#end(reason);
+  }
+
+  #end(reason: CloseReason): void {
     this.#over = true;
     this.#reader.stop();
     const error = this.#lost(reason.error);
     for (const driver of this.#streams.values()) this.#forget(driver, error);
+    this.#closed.resolve(reason);
   }
 
   #lost(cause: SeikanError | undefined): SeikanError {
@@ -170,10 +178,11 @@ export class MuxSession implements Sink, YamuxHandler {
     return new SeikanError("tunnel-lost", `${this.#options.peer} was lost${why}`, { cause });
   }
 
+  /** Tells the peer that it broke the protocol, and gives up. */
   #refuse(error: SeikanError): void {
-    this.#reader.stop();
     this.#send(FRAME.goAway, 0, 0, GO_AWAY.protocolError);
-    this.#inner.abort(new SeikanError(error.code, `${this.#options.peer}: ${error.message}`, { cause: error }));
+    this.#end({ error: new SeikanError(error.code, `${this.#options.peer}: ${error.message}`, { cause: error }) });
+    closeGently(this.#inner);
   }
 
   // --- frames in ----------------------------------------------------------------
@@ -283,7 +292,7 @@ export class MuxSession implements Sink, YamuxHandler {
     growthLeft += driver.window - INITIAL_WINDOW;
     const turn = this.#turns.indexOf(driver);
     if (turn >= 0) this.#turns.splice(turn, 1);
-    driver.stream.lost(error);
+    driver.over(error);
   }
 
   #endWhenEmpty(): void {
@@ -325,6 +334,7 @@ class MuxDriver implements Driver {
   #finished = false;
   #peerFinished = false;
   #endsWithFrame = false;
+  #isOver = false;
   #grantedAt = 0;
 
   constructor(session: MuxSession, id: number, flags: number) {
@@ -408,6 +418,8 @@ class MuxDriver implements Driver {
     this.#allowed -= piece.length;
     this.#announced -= piece.length;
     this.stream.receive(piece);
+    // Whoever got it may have had enough.
+    if (this.#isOver) return;
     if (this.#announced === 0 && this.#endsWithFrame) return this.#peerEnds();
     if (this.#reading) this.#grant();
   }
@@ -430,9 +442,15 @@ class MuxDriver implements Driver {
     if (on) this.#grant();
   }
 
+  /** The session knows it no more: nothing is sent for it. */
+  over(error: SeikanError | undefined): void {
+    this.#isOver = true;
+    this.stream.lost(error);
+  }
+
   /** Gives credit back once half of the window was taken. */
   #grant(): void {
-    if (this.#peerFinished || this.#allowed * 2 > this.window) return;
+    if (this.#isOver || this.#peerFinished || this.#allowed * 2 > this.window) return;
     const time = now();
     this.window = this.#session.grownWindow(this.window, time - this.#grantedAt);
     this.#grantedAt = time;

@@ -18,6 +18,7 @@ const KEEPALIVE_GRACE_MS = 1000;
 export type StreamSocket = Socket<StreamFeed>;
 
 export class SocketDriver implements Driver {
+  readonly copies = true;
   readonly socket: StreamSocket;
   /** False for a TLS socket: TLS inside it cannot be native. */
   readonly isPlain: boolean;

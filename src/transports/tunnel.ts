@@ -149,12 +149,16 @@ class Line {
           this.#options.report({ kind: "refused", error });
           throw error;
         }
-        this.#pauseMs = Math.min(Math.max(this.#pauseMs * 2, FIRST_PAUSE_MS), LONGEST_PAUSE_MS);
+        this.#backOff();
         this.#options.report({ kind: "failed", error, againMs: this.#pauseMs });
       }
     } finally {
       this.#attempt = undefined;
     }
+  }
+
+  #backOff(): void {
+    this.#pauseMs = Math.min(Math.max(this.#pauseMs * 2, FIRST_PAUSE_MS), LONGEST_PAUSE_MS);
   }
 
   async #pause(): Promise<void> {
@@ -199,7 +203,7 @@ class Line {
     this.#lastError = error;
     if (this.#isClosed) return;
     this.#options.report({ kind: "lost", error });
-    this.#pauseMs = Math.max(this.#pauseMs, FIRST_PAUSE_MS);
+    this.#backOff();
     if (this.#isKept) this.#reconnect();
   }
 
@@ -207,7 +211,7 @@ class Line {
   #isAway(session: MuxSession | undefined): void {
     if (session === undefined || this.session !== session) return;
     this.session = undefined;
-    this.#pauseMs = Math.max(this.#pauseMs, FIRST_PAUSE_MS);
+    this.#backOff();
     if (this.#isKept) this.#reconnect();
   }
 }

@@ -79,6 +79,7 @@ export function webSocketStream(inner: ByteStream, options: WebSocketOptions): B
 }
 
 class WebSocketDriver implements Driver, Sink, FrameHandler {
+  readonly copies = true;
   stream!: Stream;
   readonly #inner: ByteStream;
   readonly #options: WebSocketOptions;
@@ -145,9 +146,8 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
     const frame = buffer.bytes.subarray(start, HEADER_ROOM + buffer.length);
     const isSmall = frame.length < SMALL_FRAME;
     const goesOn = this.#writeInner(isSmall ? new Uint8Array(frame) : frame);
-    // What the stream below still holds of it is out once it drains.
-    if (goesOn || isSmall) frames.give(buffer);
-    else this.#lent.push(buffer);
+    if (isSmall || (goesOn && this.#inner.copiesWrites)) frames.give(buffer);
+    else if (this.#inner.copiesWrites) this.#lent.push(buffer);
   }
 
   #writeInner(frame: Uint8Array): boolean {

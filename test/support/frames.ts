@@ -24,7 +24,7 @@ export function maskNaively(bytes: Uint8Array, key: Uint8Array, phase = 0): Uint
   return Uint8Array.from(bytes, (byte, i) => byte ^ key[(i + phase) % 4]!);
 }
 
-export function frame(shape: FrameShape): Buffer {
+export function frame(shape: FrameShape): Buffer<ArrayBuffer> {
   const payload = bytesOf(shape.payload ?? "");
   const length = shape.length ?? BigInt(payload.length);
   const form = shape.form ?? (length < 126n ? 7 : length < 65536n ? 16 : 64);
@@ -77,6 +77,6 @@ export function framesIn(bytes: Buffer): SeenFrame[] {
 }
 
 /** The payload of a close frame. */
-export function closeBody(code: number, reason: Uint8Array | string = ""): Buffer {
+export function closeBody(code: number, reason: Uint8Array | string = ""): Buffer<ArrayBuffer> {
   return Buffer.concat([Uint8Array.of(code >> 8, code & 255), bytesOf(reason)]);
 }

@@ -36,6 +36,21 @@ export function program(name: string): string | undefined {
   return installed ?? undefined;
 }
 
+/** A Python that has this module: Debian's own has Debian's packages, another one on PATH has not. */
+export function pythonWith(module: string): string | undefined {
+  if (program("python3") === undefined) return undefined;
+  const find = () =>
+    ["python3", "/usr/bin/python3"].find((python) => {
+      return Bun.which(python, { PATH }) !== null && Bun.spawnSync([python, "-c", `import ${module}`]).success;
+    });
+  const found = find();
+  if (found !== undefined) return found;
+  install(`python3-${module}`);
+  const installed = find();
+  if (installed === undefined) skipped.set(module, `Python's ${module} is not here and could not be installed`);
+  return installed;
+}
+
 function install(packageName: string): void {
   if (process.platform !== "linux" || process.getuid?.() !== 0 || Bun.which("apt-get") === null) return;
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
