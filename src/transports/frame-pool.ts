@@ -1,7 +1,7 @@
 /** In front of the payload, for the longest header (RFC 6455 section 5.2), in whole words. */
 export const HEADER_ROOM = 16;
-/** Payload of one frame: large enough to be cheap, small enough to let others in between. */
-const FRAME_BYTES = 128 * 1024;
+/** Payload of one frame: a yamux frame of 128 KiB with its header, so that each goes out with one write. */
+const FRAME_BYTES = 128 * 1024 + 64;
 const KEPT = 8;
 
 /** One frame in the making. */

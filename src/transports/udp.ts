@@ -143,7 +143,9 @@ export async function bindUdp(
       send(payload, to, toPort) {
         if (!socket.closed) socket.send(payload, toPort, to);
       },
-      close: () => socket.close(),
+      close() {
+        if (!socket.closed) socket.close();
+      },
     };
   } catch (cause) {
     const code = (cause as { code?: string }).code ?? (cause as Error).message;
@@ -159,34 +161,70 @@ function plainAddress(address: string): string {
 export async function listenUdp(address: ListenAddress, accept: Accept): Promise<Listener> {
   if (address.kind !== "tcp") throw new SeikanError("usage", "UDP listens on ADDR:PORT");
   const hosts = address.host === "localhost" ? ["127.0.0.1", "::1"] : [address.host];
-  const first = await listenOne(hosts[0]!, address.port, accept);
+  const first = await FlowListener.bind(hosts[0]!, address.port, accept);
   const second =
-    hosts[1] === undefined ? undefined : await listenOne(hosts[1], first.port, accept).catch(() => undefined);
-  const sockets = second === undefined ? [first] : [first, second];
+    hosts[1] === undefined ? undefined : await FlowListener.bind(hosts[1], first.port, accept).catch(() => undefined);
+  const listeners = second === undefined ? [first] : [first, second];
   return {
-    addresses: sockets.map((socket) => formatHostPort(socket.address, socket.port)),
+    addresses: listeners.map(({ address: host, port }) => formatHostPort(host, port)),
     port: first.port,
     close() {
-      for (const socket of sockets) socket.close();
+      for (const listener of listeners) listener.close();
     },
   };
 }
 
-async function listenOne(host: string, port: number, accept: Accept): Promise<UdpSocket> {
-  const flows = new Map<string, Flow>();
-  const socket = await bindUdp(host, port, (payload, fromAddress, fromPort) => {
-    const name = formatHostPort(fromAddress, fromPort);
-    let flow = flows.get(name);
-    if (flow === undefined) {
-      if (flows.size >= MAX_FLOWS) return;
-      const send = (answer: Uint8Array) => socket.send(answer, fromAddress, fromPort);
-      flow = createFlow(`udp ${name}`, send, () => flows.delete(name));
-      flows.set(name, flow);
-      accept(flow.stream, { address: fromAddress, port: fromPort });
-    }
-    flow.received(payload);
-  });
-  return socket;
+/** One bound socket, and the flows of the peers that send to it. */
+class FlowListener {
+  readonly #accept: Accept;
+  readonly #flows = new Map<string, Flow>();
+  #socket!: UdpSocket;
+  #isClosing = false;
+
+  static async bind(host: string, port: number, accept: Accept): Promise<FlowListener> {
+    const listener = new FlowListener(accept);
+    const received = listener.#received.bind(listener);
+    listener.#socket = await bindUdp(host, port, received);
+    return listener;
+  }
+
+  private constructor(accept: Accept) {
+    this.#accept = accept;
+  }
+
+  get address(): string {
+    return this.#socket.address;
+  }
+
+  get port(): number {
+    return this.#socket.port;
+  }
+
+  #received(payload: Uint8Array, address: string, port: number): void {
+    const name = formatHostPort(address, port);
+    const flow = this.#flows.get(name) ?? this.#open(name, address, port);
+    flow?.received(payload);
+  }
+
+  #open(name: string, address: string, port: number): Flow | undefined {
+    if (this.#isClosing || this.#flows.size >= MAX_FLOWS) return undefined;
+    const send = (answer: Uint8Array) => this.#socket.send(answer, address, port);
+    const flow = createFlow(`udp ${name}`, send, () => this.#over(name));
+    this.#flows.set(name, flow);
+    this.#accept(flow.stream, { address, port });
+    return flow;
+  }
+
+  #over(name: string): void {
+    this.#flows.delete(name);
+    if (this.#isClosing && this.#flows.size === 0) this.#socket.close();
+  }
+
+  /** No new flows; those that are open go on. */
+  close(): void {
+    this.#isClosing = true;
+    if (this.#flows.size === 0) this.#socket.close();
+  }
 }
 
 /** After our side said its last word, answers may still come. */
