@@ -2,11 +2,13 @@ import { formatTarget, type Target } from "../core/address.ts";
 import { after, deadlineIn, now } from "../core/clock.ts";
 import { SeikanError, toSeikanError, usageError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
+import { exitCodeOf } from "../platform/signals.ts";
 import { formatWay, type Way } from "../routes/route-table.ts";
 import { formatHop } from "../transports/chain.ts";
 import type { TlsFacts, TraceStep } from "../transports/transport.ts";
 import type { CommandIo, PrintStyle } from "./command.ts";
 import type { ConnectInvocation, ConnectValues } from "./connect-options.ts";
+import { Lifetime } from "./lifetime.ts";
 import type { Reaching } from "./reaching.ts";
 
 /** How long the target may take to speak first; most wait for the client. */
@@ -29,13 +31,15 @@ export async function check(
     throw usageError("--check needs a TARGET, a --via, or both", "seikan connect --check HOST:PORT --via URL");
   const report = new Report(target, way, io);
   report.begin();
+  const lifetime = new Lifetime({ timeoutMs: values.timeout });
   try {
-    await walk(reaching, target, way, values, report);
-    return report.works();
+    const walked = walk(reaching, target, way, values, report).then(() => report.works());
+    return await Promise.race([walked, lifetime.ended, lifetime.stopping.then(exitCodeOf)]);
   } catch (thrown) {
     return report.fails(toSeikanError(thrown));
   } finally {
     reaching.closeTunnels();
+    lifetime.release();
   }
 }
 
@@ -69,6 +73,7 @@ function describe(step: TraceStep): Line {
       return { facts: { step: step.kind, ...step }, label: `look up ${step.host}`, detail: step.addresses.join(" ") };
     case "tcp":
     case "udp":
+    case "unix":
       return {
         facts: { step: step.kind, address: step.address },
         label: step.kind.toUpperCase(),
@@ -77,14 +82,13 @@ function describe(step: TraceStep): Line {
     case "tls":
       return describeTls(step.peer, step.session);
     case "answer": {
-      const { hop, request, status, reason } = step;
+      const { hop, request, status, reason, agreed } = step;
       const words = [status, reason].filter((word) => word !== undefined && word !== "").join(" ");
-      const isOdd = status !== undefined && status >= 300;
       return {
-        facts: { step: "answer", hop, request, status, reason },
+        facts: { step: "answer", hop, request, status, reason, agreed },
         label: request,
         detail: `${hop}: ${words}`,
-        isOdd,
+        isOdd: !agreed,
       };
     }
     case "session": {
@@ -95,14 +99,23 @@ function describe(step: TraceStep): Line {
   }
 }
 
-function describeTls(peer: string, { version, alpn, subject, issuer, expires }: TlsFacts): Line {
-  const facts = { step: "tls", peer, version, alpn, subject, issuer, expires: expires?.toISOString() };
+function describeTls(peer: string, { trusted, version, alpn, subject, issuer, expires }: TlsFacts): Line {
+  const facts = { step: "tls", peer, trusted, version, alpn, subject, issuer, expires: expires?.toISOString() };
   const daysLeft = expires === undefined ? Infinity : Math.floor((expires.getTime() - Date.now()) / DAY_MS);
-  const validity =
-    expires === undefined ? undefined : `valid until ${expires.toISOString().slice(0, 10)} (${daysLeft} days)`;
-  const parts = [version, subject, issuer === undefined ? undefined : `issued by ${issuer}`, validity];
+  const parts = [
+    version,
+    subject,
+    issuer === undefined ? undefined : `issued by ${issuer}`,
+    validity(expires, daysLeft),
+  ];
   const detail = parts.filter((part) => part !== undefined).join(", ");
-  return { facts, label: `TLS with ${peer}`, detail, isOdd: daysLeft < EXPIRES_SOON_DAYS };
+  return { facts, label: `TLS with ${peer}`, detail, isOdd: !trusted || daysLeft < EXPIRES_SOON_DAYS };
+}
+
+function validity(expires: Date | undefined, daysLeft: number): string | undefined {
+  if (expires === undefined) return undefined;
+  const day = expires.toISOString().slice(0, 10);
+  return daysLeft < 0 ? `expired on ${day}` : `valid until ${day} (${daysLeft} days)`;
 }
 
 /** What the target says unasked. */
@@ -110,7 +123,7 @@ function firstByte(stream: ByteStream): Promise<Line> {
   return new Promise((resolve) => {
     const answer = (outcome: string, detail: string, isOdd = false) => {
       cancel();
-      resolve({ facts: { step: "first-byte", outcome }, label: "first byte", detail, isOdd });
+      resolve({ facts: { step: "first-byte", outcome, detail }, label: "first byte", detail, isOdd });
     };
     const cancel = after(FIRST_BYTE_MS, () =>
       answer("silent", `none within ${FIRST_BYTE_MS / 1000} s: the client speaks first there, as in HTTP and TLS`),
@@ -131,6 +144,8 @@ class Report {
   readonly #io: CommandIo;
   readonly #startedAt = now();
   #lastAt = now();
+  /** Of the last step. */
+  #isOdd = false;
 
   constructor(target: Target | undefined, way: Way, io: CommandIo) {
     this.#target = target;
@@ -143,14 +158,15 @@ class Report {
   }
 
   begin(): void {
-    this.#print(
-      [this.#paint("bold", this.#what), this.#paint("dim", `${formatWay(this.#way)} (${this.#way.reason})`)],
-      "",
-    );
+    const hops = this.#way.hops.map(formatHop).join(" → ");
+    const way = `${hops === "" ? "direct" : hops} (${this.#way.reason})`;
+    const head = this.#target === undefined ? [] : [this.#paint("bold", this.#what)];
+    this.#print([...head, this.#paint("dim", way)], "");
   }
 
   step({ facts, label, detail, isOdd }: Line): void {
     const ms = this.#lap();
+    this.#isOdd = isOdd ?? false;
     this.#io.event("check-step", { ms: Math.round(ms * 10) / 10, ...facts });
     const glyph = isOdd ? this.#paint("yellow", "!") : this.#paint("green", "✓");
     this.#print([
@@ -164,9 +180,17 @@ class Report {
   works(): number {
     const ms = now() - this.#startedAt;
     this.#io.event("check", { ok: true, ...this.#facts(), ms: Math.round(ms) });
-    const tail = this.#target === undefined ? "is ready" : "is reached";
-    this.#print([this.#paint("green", "works:"), `${this.#what} ${tail}, ${duration(ms).trim()} in all`], "\n");
+    const verdict = `${this.#what} ${this.#outcome()}, ${duration(ms).trim()} in all`;
+    this.#print([this.#paint("green", "works:"), this.#paint("plain", verdict)], "\n");
     return 0;
+  }
+
+  /** What was shown, and no more than that. */
+  #outcome(): string {
+    if (this.#target?.kind === "udp") return "can be sent to; whether anybody listens only an answer would show";
+    if (this.#target !== undefined) return this.#isOdd ? "is reached, but look at the lines with !" : "is reached";
+    const { scheme } = this.#way.hops.at(-1)!;
+    return scheme.startsWith("ws") ? "is ready" : "takes connections; name a TARGET to see whether it is a proxy";
   }
 
   fails(error: SeikanError): number {
@@ -179,7 +203,10 @@ class Report {
       error: { code, message, hints },
     });
     this.#print([this.#paint("red", "✗"), this.#paint("dim", duration(ms)), this.#paint("red", message)]);
-    for (const hint of hints) this.#print([" ".repeat(8), this.#paint("cyan", "hint:"), this.#paint("plain", hint)]);
+    for (const hint of hints) {
+      const [, label, text] = /^(it says): (.*)$/s.exec(hint) ?? ["", "hint", hint];
+      this.#print([" ".repeat(8), this.#paint("cyan", `${label}:`), this.#paint("plain", text!)]);
+    }
     this.#print([this.#paint("red", "does not work:"), `${code}, exit code ${outcome.exit}`], "\n");
     return outcome.exit;
   }
@@ -188,6 +215,7 @@ class Report {
     const target = this.#target === undefined ? undefined : formatTarget(this.#target);
     return {
       target,
+      reason: this.#way.reason,
       hops: formatWay(this.#way)
         .split(" ")
         .filter((hop) => hop !== "direct"),

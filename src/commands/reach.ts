@@ -6,7 +6,7 @@ import { parsePattern } from "../core/pattern.ts";
 import { proxyFromEnv } from "../core/proxy-env.ts";
 import { RouteTable, type RouteRule } from "../routes/route-table.ts";
 import { splitUser } from "../routes/users.ts";
-import { parseHop, type Hop, type HopSettings, type TunnelSettings } from "../transports/chain.ts";
+import { Chains, parseHop, type Hop, type HopSettings, type TunnelSettings } from "../transports/chain.ts";
 import type { ProxySecret } from "../transports/proxy-credentials.ts";
 import { directDialer } from "../transports/direct.ts";
 import type { TcpOptions } from "../transports/tcp.ts";
@@ -32,9 +32,9 @@ export class Reach {
   readonly #values: ReachValues;
   readonly #viaSource: string;
   readonly #tcp: TcpOptions;
-  readonly #settings: HopSettings;
+  readonly #chains: Chains;
   readonly #secret: ProxySecret | undefined;
-  /** One table per choice: what a proxy taught us about its authentication lives in it. */
+  /** One table per choice. */
   readonly #tables = new Map<string, RouteTable>();
 
   constructor(values: ReachValues, viaSource: string, onTunnel: TunnelSettings["report"], authCommand?: ProxySecret) {
@@ -42,7 +42,7 @@ export class Reach {
     this.#viaSource = viaSource;
     this.#tcp = tcpOptions(values);
     this.#secret = authCommand ?? givenSecret(values);
-    this.#settings = {
+    this.#chains = new Chains(directDialer(this.#tcp), {
       tcp: this.#tcp,
       fields: proxyFields(values["proxy-header"]),
       tls: proxyTls(values),
@@ -52,7 +52,7 @@ export class Reach {
         heartbeat: heartbeatEvery(values["ping-interval"]),
         report: onTunnel,
       },
-    };
+    });
   }
 
   /** The tunnels of all ways chosen from so far. */
@@ -80,7 +80,7 @@ export class Reach {
     if (known !== undefined) return known;
     const hops = this.#hops(urls, reason);
     const rules = this.#values.route.map((text) => this.#rule(text));
-    const table = new RouteTable(rules, { hops, reason }, directDialer(this.#tcp), this.#settings);
+    const table = new RouteTable(rules, { hops, reason }, this.#chains);
     this.#tables.set(reason, table);
     return table;
   }

@@ -48,7 +48,9 @@ export class Reaching implements Routes {
 
   /** Connects the tunnels of all ways chosen so far, now and again whenever they are lost. */
   keepTunnels(): void {
-    for (const tunnel of this.#reach.tunnels) tunnel.keep();
+    // Rules count for all targets, those of dynamic listeners too.
+    if (this.#values.via.length > 0 || this.#values.route.length > 0) this.#reach.explicit();
+    for (const tunnel of new Set(this.#reach.tunnels)) tunnel.keep();
   }
 
   closeTunnels(): void {

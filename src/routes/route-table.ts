@@ -1,6 +1,6 @@
 import { formatTarget, tcpTarget, type Target } from "../core/address.ts";
 import { matches, specificity, type Pattern } from "../core/pattern.ts";
-import { chain, formatHop, type Hop, type HopSettings } from "../transports/chain.ts";
+import { formatHop, type Chains, type Hop } from "../transports/chain.ts";
 import type { HttpHop } from "../transports/hop-request.ts";
 import type { Dialer, DialOptions } from "../transports/transport.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
@@ -35,16 +35,11 @@ export class RouteTable implements Routes {
   readonly #rules: { pattern: Pattern; way: Way }[];
   readonly #default: Way;
 
-  constructor(
-    rules: readonly RouteRule[],
-    fallback: { hops: readonly Hop[]; reason: string },
-    direct: Dialer,
-    settings: HopSettings,
-  ) {
+  constructor(rules: readonly RouteRule[], fallback: { hops: readonly Hop[]; reason: string }, chains: Chains) {
     const wayOf = (hops: readonly Hop[], reason: string): Way => ({
       hops,
       reason,
-      ...chain(hops, direct, settings),
+      ...chains.of(hops),
       resolvesHere: hops.length === 0 || hops.at(-1)!.scheme === "socks5",
     });
     this.#rules = rules

@@ -67,7 +67,10 @@ export class Users {
     if ("user" in shown) return (await this.verify(shown, address)) ? shown.user : undefined;
     // Looked up by a digest under a secret of this process: its timing says nothing about the token.
     const user = this.#byToken.get(this.#digest(shown.token).toString());
-    if (user !== undefined) return user;
+    if (user !== undefined) {
+      this.#failures.delete(address);
+      return user;
+    }
     await sleep(this.#punish(address));
     return undefined;
   }

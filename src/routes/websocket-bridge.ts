@@ -96,10 +96,11 @@ function ownOrigins(head: RequestHead): string[] {
  */
 function checkOwnHost(head: RequestHead, exposed: boolean, origins: readonly string[]): void {
   if (exposed) return;
-  const host = canonicalHost((fieldValue(head.fields, "host") ?? "").replace(/:\d*$/, ""));
-  if (host === undefined || isLoopbackHost(host) || parseIp(host) !== undefined) return;
-  if (origins.some((origin) => hostOfOrigin(origin) === host)) return;
-  throw new SeikanError("wrong-host", `${host} is no name of this server`, {
+  const given = (fieldValue(head.fields, "host") ?? "").replace(/:\d*$/, "");
+  const host = canonicalHost(given);
+  if (host !== undefined && (isLoopbackHost(host) || parseIp(host) !== undefined)) return;
+  if (host !== undefined && origins.some((origin) => hostOfOrigin(origin) === host)) return;
+  throw new SeikanError("wrong-host", `"${given.slice(0, 200)}" is no name of this server`, {
     hints: ["use its address or localhost, or list its origin with --ws-origin"],
   });
 }

@@ -33,6 +33,8 @@ const DEFAULT_PORTS = {
   "wss+raw": 443,
 } as const;
 
+const PROXY_CACERT = "--proxy-cacert" as const;
+
 /** Where `serve` offers its tunnel unless told otherwise. */
 export const TUNNEL_PATH = "/-/tunnel";
 
@@ -68,10 +70,33 @@ export interface Chain {
   readonly probe: (options: DialOptions) => Promise<void>;
 }
 
-/** Folds the hops around `reach`: the first hop is dialled by it, the target by the last hop. */
+/**
+ * Folds hops around `reach`: the first hop is dialled by it, the target by the
+ * last hop. Chains that begin alike share what they have in common, tunnels
+ * and what a proxy taught us included.
+ */
+export class Chains {
+  readonly #settings: HopSettings;
+  readonly #none: Chain;
+  readonly #known = new Map<string, Chain>();
+
+  constructor(reach: Dialer, settings: HopSettings) {
+    this.#settings = settings;
+    this.#none = { dial: reach, httpProxy: undefined, tunnels: [], probe: () => Promise.resolve() };
+  }
+
+  of(hops: readonly Hop[]): Chain {
+    const last = hops.at(-1);
+    if (last === undefined) return this.#none;
+    const key = JSON.stringify(hops);
+    const known = this.#known.get(key) ?? hopChain(last, this.of(hops.slice(0, -1)), this.#settings);
+    this.#known.set(key, known);
+    return known;
+  }
+}
+
 export function chain(hops: readonly Hop[], reach: Dialer, settings: HopSettings): Chain {
-  const none: Chain = { dial: reach, httpProxy: undefined, tunnels: [], probe: () => Promise.resolve() };
-  return hops.reduce((inner, hop) => hopChain(hop, inner, settings), none);
+  return new Chains(reach, settings).of(hops);
 }
 
 function hopChain(hop: Hop, inner: Chain, settings: HopSettings): Chain {
@@ -162,7 +187,7 @@ function proxyTlsDialer(reach: Dialer, settings: HopSettings): Dialer {
     if (target.kind !== "tcp") throw new SeikanError("usage", `no TLS to ${formatTarget(target)}`);
     const stream = await reach(target, options);
     const peer = formatTarget(target);
-    const tls = { ...settings.tls, alpn: ["http/1.1"], peer, serverName: target.host };
+    const tls = { ...settings.tls, alpn: ["http/1.1"], peer, serverName: target.host, trustOption: PROXY_CACERT };
     return tlsClient(stream, tls, options.deadline, options.trace);
   };
 }

@@ -41,7 +41,11 @@ class Reading<T> implements Sink {
     this.#step = step;
     this.#peer = peer;
     this.#cancel = after(deadline - now(), () => {
-      this.#fail(new SeikanError("connect-timeout", `${peer} does not answer within the connect timeout`));
+      this.#fail(
+        new SeikanError("connect-timeout", `${peer} does not answer within the connect timeout`, {
+          hints: ["it took the connection and says nothing: is that the right port, and does it speak TLS there?"],
+        }),
+      );
     });
   }
 

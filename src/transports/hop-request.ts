@@ -96,8 +96,9 @@ async function ask(
   const step = new AnswerStep(hop.name, request);
   const answer = await readStep(stream, step, deadline, hop.name);
   const { status, reason } = answer.head;
-  trace?.({ kind: "answer", hop: hop.name, request: request.what, status, reason });
-  if (answer.agreed || answer.complete) return answer;
+  const { agreed } = answer;
+  trace?.({ kind: "answer", hop: hop.name, request: request.what, status, reason, agreed });
+  if (agreed || answer.complete) return answer;
   await readStep(stream, step.body(), Math.min(deadline, deadlineIn(REFUSAL_MS)), hop.name).catch(() => {});
   return step.answer!;
 }
@@ -227,7 +228,8 @@ function firstLines(body: readonly Uint8Array[]): string {
   const lines = plain
     .split(/\r?\n/)
     .map((line) => line.replace(/\s+/g, " ").trim())
-    .filter((line) => line !== "");
+    // The hints of another seikan are for whoever sits there.
+    .filter((line) => line !== "" && !line.startsWith("hint: "));
   return lines.slice(0, 3).join(" / ").slice(0, 300);
 }
 

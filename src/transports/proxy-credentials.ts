@@ -100,10 +100,11 @@ function strongestDigest(challenges: Challenge[]): Challenge | undefined {
 function unmet(lines: readonly string[], hop: string, status: 407 | 401, sent: boolean): SeikanError {
   const schemes = [...new Set(parseChallenges(lines).map((challenge) => challenge.scheme))];
   const offered = schemes.length === 0 ? "no scheme at all" : schemes.join(", ");
+  const speaksOurs = schemes.some((scheme) => ["basic", "digest", "bearer"].includes(scheme));
   const message = sent
-    ? `${hop} refused our credentials (${status}); it offers ${offered}`
+    ? `${hop} ${speaksOurs ? "refused our credentials" : "takes no such credentials"} (${status}); it offers ${offered}`
     : `${hop} wants credentials (${status}); it offers ${offered}`;
-  const hints = schemes.some((scheme) => ["basic", "digest", "bearer"].includes(scheme))
+  const hints = speaksOurs
     ? [
         sent
           ? "are user and password right?"

@@ -24,13 +24,21 @@ export function socksDialer(hop: SocksHop, reach: Dialer): Dialer {
       if (hop.version === 5) await ask5(stream, hop, wanted, peer, options.deadline);
       else await ask4(stream, hop, wanted, peer, options.deadline);
       const request = `CONNECT ${formatTarget(wanted)}`;
-      options.trace?.({ kind: "answer", hop: peer, request, status: undefined, reason: "succeeded" });
+      options.trace?.({ kind: "answer", hop: peer, request, status: undefined, reason: "succeeded", agreed: true });
       return stream;
-    } catch (error) {
-      stream.abort(toSeikanError(error));
+    } catch (thrown) {
+      const error = named(peer, toSeikanError(thrown));
+      stream.abort(error);
       throw error;
     }
   };
+}
+
+/** In a chain it must be clear who said nonsense. */
+function named(peer: string, error: SeikanError): SeikanError {
+  if (error.code !== "hop-protocol" || error.message.includes(peer)) return error;
+  const hints = ["is this the right host and port, and the right kind of proxy?"];
+  return new SeikanError(error.code, `${peer}: ${error.message}`, { cause: error, hints });
 }
 
 function tcpOnly(target: Target): TcpTarget {

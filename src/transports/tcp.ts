@@ -259,7 +259,10 @@ async function dialUnix(path: string, options: DialOptions): Promise<ByteStream>
     data: RETIRED,
     socket: {
       ...STREAM_HANDLERS,
-      open: (socket) => resolve(adoptSocket(socket, `unix ${path}`)),
+      open(socket) {
+        options.trace?.({ kind: "unix", address: path });
+        resolve(adoptSocket(socket, `unix ${path}`));
+      },
     },
   });
   connecting.catch((cause: Error) => reject(connectError(`unix:${path}`, cause)));

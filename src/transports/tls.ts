@@ -32,6 +32,8 @@ export interface TlsClientOptions {
   readonly pins?: readonly string[] | undefined;
   /** Who this is, for errors: `proxy.corp:3128`. */
   readonly peer: string;
+  /** The option that adds authorities for this peer, for errors. */
+  readonly trustOption?: "--cacert" | "--proxy-cacert";
 }
 
 export interface TlsServerOptions {
@@ -58,7 +60,9 @@ export async function tlsClient(
   trace?: Trace,
 ): Promise<ByteStream> {
   return handshake(stream, clientSettings(options), deadline, options.peer, (result) => {
-    trace?.({ kind: "tls", peer: options.peer, session: factsOf(result) });
+    // Without a certificate nothing was agreed on.
+    if (result.rawCertificate() !== undefined)
+      trace?.({ kind: "tls", peer: options.peer, session: factsOf(result, isTrusted(result, options)) });
     checkServer(result, options);
   });
 }
@@ -218,6 +222,10 @@ function isAuthorized(result: HandshakeResult): boolean {
   return result.ok && (result.error === null || result.error === undefined);
 }
 
+function isTrusted(result: HandshakeResult, options: TlsClientOptions): boolean {
+  return isAuthorized(result) && isForAddress(result, options.serverName);
+}
+
 function checkServer(result: HandshakeResult, options: TlsClientOptions): void {
   if (!options.insecure && !isAuthorized(result)) throw certificateError(result, result.error, options);
   if (!options.insecure && !isForAddress(result, options.serverName))
@@ -247,10 +255,11 @@ function certificateOf(raw: Uint8Array) {
   return new X509Certificate(raw);
 }
 
-function factsOf(result: HandshakeResult): TlsFacts {
+function factsOf(result: HandshakeResult, trusted = false): TlsFacts {
   const raw = result.rawCertificate();
   const certificate = raw === undefined ? undefined : certificateOf(raw);
   return {
+    trusted,
     version: result.version,
     alpn: result.alpn,
     subject: oneLine(certificate?.subject),
@@ -291,7 +300,10 @@ function certificateError(
   const details = code === "" ? "" : ` (${code})`;
   const isCertificate = code in CERTIFICATE_SENTENCES || code.includes("CERT");
   if (!isCertificate)
-    return new SeikanError("tls-failed", `TLS with ${options.peer} failed: ${why}${details}`, { cause });
+    return new SeikanError("tls-failed", `TLS with ${options.peer} failed: ${why}${details}`, {
+      cause,
+      hints: ["does that port speak TLS?"],
+    });
   const { issuer } = factsOf(result);
   const by = issuer === undefined ? "" : `, issued by ${issuer}`;
   const message = `the certificate of ${options.peer}${by}, cannot be trusted: ${why}${details}`;
@@ -300,7 +312,7 @@ function certificateError(
     return new SeikanError("tls-certificate", message, { cause, hints });
   }
   const hints = [
-    "add its authority with --cacert (for the target) or --proxy-cacert (for a proxy), or to SSL_CERT_FILE",
+    `add its authority with ${options.trustOption ?? "--cacert"} FILE, or to SSL_CERT_FILE`,
     ...(/ISSUER|SELF_SIGNED|LEAF/.test(code)
       ? ["if that issuer is your company's, something on the way intercepts TLS"]
       : []),

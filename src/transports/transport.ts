@@ -19,7 +19,7 @@ export type Trace = (step: TraceStep) => void;
 /** What a dial learnt on its way, for whoever looks at it step by step (`--check`). */
 export type TraceStep =
   | { readonly kind: "lookup"; readonly host: string; readonly addresses: readonly string[] }
-  | { readonly kind: "tcp" | "udp"; readonly address: string }
+  | { readonly kind: "tcp" | "udp" | "unix"; readonly address: string }
   | { readonly kind: "tls"; readonly peer: string; readonly session: TlsFacts }
   | {
       readonly kind: "answer";
@@ -28,11 +28,15 @@ export type TraceStep =
       /** Of HTTP; SOCKS has none. */
       readonly status: number | undefined;
       readonly reason: string;
+      /** It was the answer that was wanted. */
+      readonly agreed: boolean;
     }
   | { readonly kind: "session"; readonly hop: string; readonly tripMs: number };
 
 /** What a TLS handshake showed. */
 export interface TlsFacts {
+  /** The certificate is good, whether or not that was asked for. */
+  readonly trusted: boolean;
   /** `TLSv1.3` */
   readonly version: string | undefined;
   readonly alpn: string | undefined;

@@ -144,6 +144,7 @@ class Line {
         if (this.#isClosed) throw new SeikanError("cancelled", `the tunnel ${this.#options.name} is closed`);
         const error = await this.#try(options);
         if (error === undefined) return;
+        if (this.#isClosed) throw error;
         if (!this.#isKept) throw error;
         if (!this.#wasUp && error.outcome.exit === 4) {
           this.#options.report({ kind: "refused", error });

@@ -1,6 +1,6 @@
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
-import { formatHead, type Fields } from "../wire/fields.ts";
+import { fieldValue, formatHead, type Fields } from "../wire/fields.ts";
 import type { ResponseHead } from "../wire/http1.ts";
 import { answerFault, upgradeFields, webSocketKey } from "../wire/websocket-handshake.ts";
 import { askHop, hostFields, type HttpHop, type Refusal } from "./hop-request.ts";
@@ -48,7 +48,7 @@ function upgrade(hop: WebSocketHop, wanted: WebSocketRequest, options: DialOptio
   return askHop(
     hop,
     {
-      what: `the WebSocket upgrade of ${hop.path}`,
+      what: `WebSocket upgrade of ${shownPath(hop)}`,
       method: "GET",
       uri: hop.path,
       challenge: { status: 401, field: "www-authenticate" },
@@ -78,17 +78,24 @@ function isRight(hop: WebSocketHop, head: ResponseHead, key: string, protocols: 
   });
 }
 
-function upgradeRefused(hop: WebSocketHop, { status }: ResponseHead, { code, message, hints }: Refusal): SeikanError {
-  // Whoever may not open the tunnel is refused for good, other than a target behind it.
-  const refusedCode = status === 403 ? "hop-auth" : code;
-  return new SeikanError(refusedCode, message, { hopStatus: status, hints: [...hints, ...refusalHints(hop, status)] });
+/** A query may hold a secret. */
+function shownPath(hop: WebSocketHop): string {
+  return hop.path.replace(/\?.*$/s, "?***");
 }
 
-function refusalHints(hop: WebSocketHop, status: number): string[] {
+function upgradeRefused(hop: WebSocketHop, head: ResponseHead, { code, message, hints }: Refusal): SeikanError {
+  const { status } = head;
+  // Whoever may not open the tunnel is refused for good, other than a target behind it.
+  const refusedCode = status === 403 ? "hop-auth" : code;
+  return new SeikanError(refusedCode, message, { hopStatus: status, hints: [...hints, ...refusalHints(hop, head)] });
+}
+
+function refusalHints(hop: WebSocketHop, { status, fields }: ResponseHead): string[] {
   if (status === 404 || status === 405)
-    return [`is ${hop.path} the right path? write it into the URL: ${hop.name}/PATH`];
+    return [`is ${shownPath(hop)} the right path? write it into the URL: ${hop.name}/PATH`];
   if (status === 407) return ["an HTTP proxy answered: name it as a hop of its own, --via http://PROXY:PORT"];
-  if (status >= 300 && status < 400) return ["it redirects: use the address it points to"];
+  if (status >= 300 && status < 400)
+    return [`it redirects to ${fieldValue(fields, "location") ?? "nowhere"}: use that address, if it is right`];
   if (status === 200 || status === 400 || status === 426)
     return ["it saw no upgrade: a proxy on the way may have stripped it (nginx needs proxy_set_header Upgrade)"];
   return [];

@@ -80,14 +80,20 @@ export class DatagramReader {
       this.#skip = length.value;
       return length.end;
     }
-    if (length.value > LONGEST_DATAGRAM + 8)
-      throw new SeikanError("peer-protocol", `a UDP datagram of ${length.value} bytes`);
     const end = length.end + length.value;
-    if (end > bytes.length) return undefined;
     const context = decodeVarint(bytes, length.end);
+    if (context === undefined && bytes.length < end) return undefined;
     if (context === undefined || context.end > end)
       throw new SeikanError("peer-protocol", "a datagram without context");
-    if (context.value === UDP_CONTEXT) this.#onDatagram(bytes.subarray(context.end, end));
+    if (context.value !== UDP_CONTEXT) {
+      this.#skip = length.value;
+      return length.end;
+    }
+    // RFC 9298 section 5: longer ones end the stream.
+    if (end - context.end > LONGEST_DATAGRAM)
+      throw new SeikanError("peer-protocol", `a UDP datagram of ${end - context.end} bytes`);
+    if (end > bytes.length) return undefined;
+    this.#onDatagram(bytes.subarray(context.end, end));
     return end;
   }
 }
