@@ -51,11 +51,15 @@ export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
 async function run(invocation: ConnectInvocation, io: CommandIo): Promise<number> {
   const { values, tail } = invocation;
   const reaching = new Reaching(values, invocation.sourceOf("via"), io);
-  const target = targetOf(invocation.positionals) ?? reaching.bridgeTarget;
+  const given = targetOf(invocation.positionals);
+  const target = given ?? reaching.bridgeTarget;
+  if (given !== undefined && reaching.bridgeTarget !== undefined) {
+    io.log.warn(`${formatTarget(given)} is not asked for: a ws+raw:// bridge leads where its server says`);
+  }
   if (values["dry-run"]) return dryRun(reaching, target, values, io);
   if (values.check) {
     const { check } = await import("./check.ts");
-    return check(reaching, targetOf(invocation.positionals), invocation, io);
+    return check(reaching, given, invocation, io);
   }
   if (values.listen.length === 0 && tail === undefined) return connectStdio(reaching, target, values, io);
   // A command needs something to connect to.

@@ -239,6 +239,8 @@ export class LocalServer {
     const dynamic = this.#forwards.filter((forward) => forward.kind === "dynamic");
     if (dynamic.length > 0 && values.tls)
       throw usageError("--tls is about one target, and a dynamic listener has many");
+    if (dynamic.length > 0 && this.#reaching.bridgeTarget !== undefined)
+      throw usageError("a ws+raw:// bridge leads to one target, and a dynamic listener has many");
     const exposed = dynamic.find(({ local }) => isOutside(local));
     if (exposed !== undefined && values.auth.length === 0 && !values["no-auth"]) {
       throw usageError(

@@ -56,6 +56,8 @@ export interface ErrorStyle {
   readonly headOnly?: boolean;
   /** The request was for a path of ours, not for something behind a proxy: credentials are asked for with 401. */
   readonly asOrigin?: boolean;
+  /** What 426 asks for. */
+  readonly upgrade?: "websocket" | "connect-udp";
 }
 
 /** What a client is told when its request failed here (docs: http errors). */
@@ -65,7 +67,8 @@ export function errorAnswer(error: SeikanError, proxyName: string, style: ErrorS
   const fields = ["Proxy-Status", `${proxyName}; error=${proxyError}; details=${quoted(error.message)}`];
   if (status === 407) fields.push("Proxy-Authenticate", CHALLENGE);
   if (status === 401) fields.push("WWW-Authenticate", CHALLENGE);
-  if (status === 426) fields.push("Upgrade", "websocket", "Sec-WebSocket-Version", "13");
+  if (status === 426) fields.push("Upgrade", style.upgrade ?? "websocket");
+  if (status === 426 && style.upgrade !== "connect-udp") fields.push("Sec-WebSocket-Version", "13");
   if (status === 429 || status === 503) fields.push("Retry-After", "1");
   if (status === 405) fields.push("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
   const text = [`seikan: ${error.message}`, ...error.hints.map((hint) => `hint: ${hint}`)].join("\n");

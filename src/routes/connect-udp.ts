@@ -15,6 +15,7 @@ const ACCEPTED = formatHead("HTTP/1.1 101 Switching Protocols", [
 
 /** UDP proxying over HTTP/1.1 (RFC 9298 section 3.2): one flow to one target, as capsules. */
 export class ConnectUdpEndpoint implements Endpoint {
+  readonly protocol = CONNECT_UDP;
   matches(path: string): boolean {
     return path.startsWith(MASQUE_UDP_PATH);
   }

@@ -18,6 +18,8 @@ export interface UpgradeRequest {
 
 /** Something that lives at a path of ours. */
 export interface Endpoint {
+  /** What a connection to it is upgraded to. */
+  readonly protocol: "websocket" | "connect-udp";
   matches(path: string): boolean;
   /** Throws to refuse: the client is told in plain HTTP. */
   serve(request: UpgradeRequest): Promise<void>;

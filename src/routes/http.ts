@@ -7,7 +7,7 @@ import { CONNECT_UDP } from "../transports/connect-udp.ts";
 import { wantsUpgrade } from "../wire/websocket-handshake.ts";
 import { RequestReader, type MessageHandler, type RequestHead } from "../wire/http1.ts";
 import { closeGently } from "../transports/gentle-close.ts";
-import { answerStatus, closeWith, errorAnswer, textAnswer } from "./answers.ts";
+import { answerStatus, closeWith, errorAnswer, textAnswer, type ErrorStyle } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
 import type { Client, RouteContext } from "./context.ts";
 import type { Endpoint } from "./endpoints.ts";
@@ -181,7 +181,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
         leave: () => (this.#state === "gone" ? undefined : this.leave()),
       });
     } catch (thrown) {
-      this.#fail(toSeikanError(thrown), head, true);
+      this.#fail(toSeikanError(thrown), head, { asOrigin: true, upgrade: endpoint.protocol });
     }
   }
 
@@ -286,10 +286,10 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   }
 
   /** The last answer on this connection: what went wrong. Without `head` the request itself was malformed. */
-  #fail(error: SeikanError, head?: RequestHead, asOrigin = false): void {
+  #fail(error: SeikanError, head?: RequestHead, kind: ErrorStyle = {}): void {
     if (this.#state === "gone") return;
     const exchange = this.#exchange;
-    const style = { headOnly: head?.method === "HEAD", asOrigin };
+    const style = { ...kind, headOnly: head?.method === "HEAD" };
     this.#log(head, answerStatus(error, style), error);
     this.finishWith((stream) => {
       // An answer that has begun can only be cut, so that it does not look complete.

@@ -19,6 +19,7 @@ import { checkOrigin, checkUpgrade } from "./upgrade-checks.ts";
  * of which is a client connection like any other, already authenticated.
  */
 export class TunnelEndpoint implements Endpoint {
+  readonly protocol = "websocket";
   readonly #path: string;
   readonly #origins: readonly string[];
   readonly #heartbeat: Heartbeat;

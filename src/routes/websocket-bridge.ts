@@ -28,6 +28,7 @@ export interface WebSocketAccess {
  * back in binary messages. The target is dialled before the client hears 101.
  */
 export class WebSocketBridge implements Endpoint {
+  readonly protocol = "websocket";
   readonly #route: WebSocketRoute;
   readonly #access: WebSocketAccess;
 

@@ -169,7 +169,11 @@ function tunnelDialer(tunnel: Tunnel, hop: HttpHop): Dialer {
 /** One WebSocket for each stream; where it leads is for the other side to know. */
 function rawDialer(hop: WebSocketHop, heartbeat: Heartbeat): Dialer {
   const request = { heartbeat, protocol: undefined, fields: [], binaryOnly: false, maxFrame: Number.MAX_SAFE_INTEGER };
-  return (_, options) => openWebSocket(hop, request, options);
+  return async (target, options) => {
+    if (target.kind === "udp")
+      throw new SeikanError("usage", `a plain WebSocket carries no UDP to ${formatTarget(target)}`);
+    return openWebSocket(hop, request, options);
+  };
 }
 
 function socksChain({ scheme, proxy, secret }: Hop, reach: Dialer, settings: HopSettings): Dialer {

@@ -305,8 +305,8 @@ function certificateError(
       hints: ["does that port speak TLS?"],
     });
   const { issuer } = factsOf(result);
-  const by = issuer === undefined ? "" : `, issued by ${issuer}`;
-  const message = `the certificate of ${options.peer}${by}, cannot be trusted: ${why}${details}`;
+  const by = issuer === undefined ? "" : `, issued by ${issuer},`;
+  const message = `the certificate of ${options.peer}${by} cannot be trusted: ${why}${details}`;
   if (code === "ERR_TLS_CERT_ALTNAME_INVALID") {
     const hints = [`it was checked for ${options.serverName}; --sni names another one`];
     return new SeikanError("tls-certificate", message, { cause, hints });

@@ -92,6 +92,7 @@ export async function dialUdp(target: UdpTarget, settings: TcpOptions, options: 
   let flow: Flow | undefined;
   try {
     const socket = await Bun.udpSocket({
+      hostname: address.includes(":") ? "::" : "0.0.0.0",
       connect: { hostname: address, port: target.port },
       socket: {
         data: (_, payload) => flow?.received(payload),
@@ -102,7 +103,7 @@ export async function dialUdp(target: UdpTarget, settings: TcpOptions, options: 
     const label = `udp ${formatHostPort(address, target.port)}`;
     flow = createFlow(
       label,
-      (payload) => void socket.send(payload),
+      (payload) => attempt(() => socket.send(payload)),
       () => socket.close(),
     );
     options.trace?.({ kind: "udp", address: formatHostPort(address, target.port) });
@@ -111,6 +112,15 @@ export async function dialUdp(target: UdpTarget, settings: TcpOptions, options: 
     throw new SeikanError("connect-failed", `cannot send to ${formatTarget(target)}: ${(cause as Error).message}`, {
       cause,
     });
+  }
+}
+
+/** Sends, or loses the datagram: it may be too long for the system, or the one before met a closed port (ICMP). */
+function attempt(send: () => unknown): void {
+  try {
+    send();
+  } catch {
+    // Datagrams get lost.
   }
 }
 
@@ -141,7 +151,7 @@ export async function bindUdp(
       address: host,
       port: socket.port,
       send(payload, to, toPort) {
-        if (!socket.closed) socket.send(payload, toPort, to);
+        if (!socket.closed) attempt(() => socket.send(payload, toPort, to));
       },
       close() {
         if (!socket.closed) socket.close();

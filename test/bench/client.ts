@@ -9,6 +9,8 @@ interface Task {
   readonly target: number | undefined;
   readonly streams: number;
   readonly seconds: number;
+  /** Streams beside the others that are opened and not read. */
+  readonly stalled?: number;
 }
 
 const [kind, text] = process.argv.slice(2);
@@ -76,6 +78,8 @@ function percentile(sorted: number[], share: number): number {
 async function download(): Promise<void> {
   let bytes = 0;
   const count = (_: unknown, chunk: Buffer) => void (bytes += chunk.length);
+  const stop = (socket: Bun.Socket<State>) => void socket.pause();
+  for (let i = 0; i < (task.stalled ?? 0); i++) await connect({ open: stop, data: stop });
   for (let i = 0; i < task.streams; i++) await connect({ open: count, data: count });
   await Bun.sleep(200);
   bytes = 0;

@@ -177,14 +177,21 @@ function socatPair(origin: OriginPorts): Promise<Peer> {
   const relay = (from: number, to: number) =>
     `socat -b 131072 TCP-LISTEN:${from},bind=127.0.0.1,fork,reuseaddr,backlog=512 TCP:127.0.0.1:${to}`;
   const far = forwards(middle, (local, target) => relay(local, origin[target])).join(" &\n");
-  return twoProcesses("socat ×2", ports, far, forwards(ports, (local, target) => relay(local, middle[target])));
+  return twoProcesses(
+    "socat ×2",
+    ports,
+    far,
+    forwards(ports, (local, target) => relay(local, middle[target])),
+  );
 }
 
 /** websockify as the server, our raw WebSocket client in front of it. */
 function websockifyPair(executable: string, origin: OriginPorts): Promise<Peer> {
   const ports = freePorts();
   const middle = freePorts();
-  const far = forwards(middle, (local, target) => `websockify 127.0.0.1:${local} 127.0.0.1:${origin[target]}`).join(" &\n");
+  const far = forwards(middle, (local, target) => `websockify 127.0.0.1:${local} 127.0.0.1:${origin[target]}`).join(
+    " &\n",
+  );
   const near = forwards(
     ports,
     (local, target) => `${executable} connect -L ${local} --via ws+raw://127.0.0.1:${middle[target]} -q`,
@@ -204,7 +211,9 @@ function chiselPair(origin: OriginPorts): Promise<Peer> {
 function wstunnelPair(origin: OriginPorts): Promise<Peer> {
   const port = freePort();
   const ports = freePorts();
-  const remotes = forwards(ports, (local, target) => `-L tcp://127.0.0.1:${local}:127.0.0.1:${origin[target]}`).join(" ");
+  const remotes = forwards(ports, (local, target) => `-L tcp://127.0.0.1:${local}:127.0.0.1:${origin[target]}`).join(
+    " ",
+  );
   return twoProcesses("wstunnel", ports, `wstunnel server ws://127.0.0.1:${port}`, [
     `wstunnel client ${remotes} ws://127.0.0.1:${port}`,
   ]);
@@ -222,6 +231,13 @@ export async function startTunnelPeers(executable: string, origin: OriginPorts):
     await seikanPair("seikan", executable, "ws", origin),
     { ...(await startSeikan(executable)), name: "one CONNECT hop" },
     await seikanPair("connect + serve", executable, "http", origin),
+    {
+      name: "no hop",
+      portFor: (target: keyof OriginPorts) => origin[target],
+      speaksConnect: false,
+      pid: process.pid,
+      stop() {},
+    },
   ];
   for (const [name, start] of others) {
     if (which(name) === null) console.error(`${name} is not installed: left out`);

@@ -95,8 +95,10 @@ async function measure<T>(
   origin: OriginPorts,
   target: keyof OriginPorts,
   streams: number,
+  stalled = 0,
 ): Promise<T> {
   const task = {
+    stalled,
     port: peer.portFor(target),
     target: peer.speaksConnect ? origin[target] : undefined,
     streams,
@@ -130,6 +132,15 @@ async function throughput(
   const spent = cpuSeconds(peer.pid) - before;
   record(`${kind}, ${streams} stream${streams > 1 ? "s" : ""} (MB/s)`, peer.name, bytes / seconds / 1e6);
   record(`${kind}, ${streams} stream${streams > 1 ? "s" : ""} (CPU s/GB)`, peer.name, spent / (bytes / 1e9));
+}
+
+/** Seven streams alone, and beside an eighth that nobody reads: what the stalled one costs the others. */
+async function besideStalled(peer: Peer, origin: OriginPorts): Promise<void> {
+  type Result = { bytes: number; seconds: number };
+  const alone = await measure<Result>("download", peer, origin, "source", 7);
+  const beside = await measure<Result>("download", peer, origin, "source", 7, 1);
+  record("7 streams, download (MB/s)", peer.name, alone.bytes / alone.seconds / 1e6);
+  record("7 streams beside a stalled one (MB/s)", peer.name, beside.bytes / beside.seconds / 1e6);
 }
 
 async function latency(peer: Peer, origin: OriginPorts): Promise<void> {
@@ -253,6 +264,8 @@ async function runKinds(kinds: Kinds, section: string, start: () => Promise<Peer
       for (const peer of peers) {
         // A process a connection: thousands of them measure the machine.
         if (name === "idle" && /^(socat|websockify)/.test(peer.name)) continue;
+        // Only there to know what the hops add.
+        if (name !== "latency" && peer.name === "no hop") continue;
         console.error(`${kind} ${round + 1}/${rounds} ${peer.name}`);
         await run(peer).catch((error: Error) => console.error(error.message));
       }
@@ -266,7 +279,8 @@ async function runKinds(kinds: Kinds, section: string, start: () => Promise<Peer
 
 await runKinds(KINDS, "", () => startPeers(EXECUTABLE, origin));
 sectionPrefix = "tunnel: ";
-await runKinds(KINDS, "tunnel-", () => startTunnelPeers(EXECUTABLE, origin));
+const TUNNEL_KINDS: Kinds = { ...KINDS, beside: (peer) => besideStalled(peer, origin) };
+await runKinds(TUNNEL_KINDS, "tunnel-", () => startTunnelPeers(EXECUTABLE, origin));
 sectionPrefix = "";
 if (ONLY === undefined || ONLY.includes("startup")) await startUp();
 originProcess.kill();

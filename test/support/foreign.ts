@@ -58,3 +58,66 @@ async function started(process: Process, port: number, folder: TempFolder): Prom
   }
   return { port, process, [Symbol.asyncDispose]: stop };
 }
+
+/** Nginx on a free port, with these lines in its `server` block. */
+export async function startNginx(lines: string[]): Promise<ForeignProxy> {
+  const folder = new TempFolder();
+  const port = freePort();
+  const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+  const config = [
+    ...["daemon off;", "master_process off;", "pid FOLDER/nginx.pid;", "error_log stderr error;"],
+    ...["events { worker_connections 2048; }", "http {", "access_log off;"],
+    ...temporary.map((name) => `${name}_temp_path FOLDER/${name};`),
+    ...["server {", "listen 127.0.0.1:PORT;", ...lines, "}", "}"],
+  ]
+    .join("\n")
+    .replaceAll("FOLDER", folder.path)
+    .replaceAll("PORT", String(port));
+  writeFileSync(folder.file("nginx.conf"), `${config}\n`);
+  const process = new Process([program("nginx")!, "-e", "stderr", "-c", folder.file("nginx.conf")]);
+  return started(process, port, folder);
+}
+
+/** What the documentation of nginx says for WebSockets. */
+export const nginxPasses = (to: number): string[] => [
+  ...[`proxy_pass http://127.0.0.1:${to};`, "proxy_http_version 1.1;"],
+  ...["proxy_set_header Upgrade $http_upgrade;", 'proxy_set_header Connection "upgrade";'],
+];
+
+/**
+ * Haproxy on a free port, in front of 127.0.0.1, with the time-outs of Debian's
+ * configuration but for `lines`; `other` is where a path leads elsewhere.
+ */
+export async function startHaproxy(
+  to: number,
+  lines: string[] = [],
+  other: { path: string; port: number } | undefined = undefined,
+): Promise<ForeignProxy> {
+  const folder = new TempFolder();
+  const port = freePort();
+  const elsewhere = other === undefined ? [] : [`use_backend elsewhere if { path ${other.path} }`];
+  const config = [
+    ...["defaults", "mode http", "timeout connect 5000", "timeout client 50000", "timeout server 50000", ...lines],
+    ...["frontend front", `bind 127.0.0.1:${port}`, ...elsewhere, "default_backend back"],
+    ...["backend back", `server one 127.0.0.1:${to}`],
+    ...(other === undefined ? [] : ["backend elsewhere", `server two 127.0.0.1:${other.port}`]),
+  ];
+  writeFileSync(folder.file("haproxy.cfg"), `${config.join("\n")}\n`);
+  const process = new Process([program("haproxy")!, "-db", "-f", folder.file("haproxy.cfg")]);
+  return started(process, port, folder);
+}
+
+/** Websockify on a free port, in front of a port on 127.0.0.1. */
+export async function startWebsockify(to: number): Promise<ForeignProxy> {
+  const folder = new TempFolder();
+  const port = freePort();
+  const process = new Process([program("websockify")!, `127.0.0.1:${port}`, `127.0.0.1:${to}`]);
+  const proxy = await started(process, port, folder);
+  const stop = async () => {
+    // Its own end takes the process of each connection with it; a kill would leave them.
+    process.kill("SIGINT");
+    await process.exited(5000).catch(() => {});
+    await proxy[Symbol.asyncDispose]();
+  };
+  return { port, process, [Symbol.asyncDispose]: stop };
+}

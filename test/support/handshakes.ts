@@ -28,7 +28,14 @@ async function throughProxy(
 export function httpConnectPair(): Promise<StreamPair> {
   const dialerTo = (proxy: TcpTarget) => {
     const credentials = new ProxyCredentials(undefined);
-    return httpConnectDialer({ proxy, name: "the proxy", isSecure: false, credentials, fields: [], reach: tcpDialer() });
+    return httpConnectDialer({
+      proxy,
+      name: "the proxy",
+      isSecure: false,
+      credentials,
+      fields: [],
+      reach: tcpDialer(),
+    });
   };
   return throughProxy(dialerTo, async (stream) => {
     await headOf(stream);

@@ -19,6 +19,9 @@ const PACKAGES: Readonly<Record<string, string>> = {
   npm: "npm",
   chromium: "chromium",
   haproxy: "haproxy",
+  nginx: "nginx-light",
+  websockify: "websockify",
+  dig: "bind9-dnsutils",
   openssl: "openssl",
 };
 
