@@ -230,7 +230,10 @@ export async function dialSession(
   { key, onGoAway, heartbeat }: { key: string; onGoAway: () => void; heartbeat: Heartbeat },
   options: DialOptions,
 ): Promise<MuxSession> {
-  const request = { protocol: TUNNEL_PROTOCOL, fields: [SESSION_FIELD, key], binaryOnly: true, heartbeat };
+  const request = {
+    ...{ protocol: TUNNEL_PROTOCOL, fields: [SESSION_FIELD, key], binaryOnly: true, heartbeat },
+    zeroMask: hop.isSecure,
+  };
   const carrier = await openWebSocket(hop, { ...request, maxFrame: TUNNEL_FRAME_BYTES }, options);
   const session = new MuxSession(carrier, { role: "client", peer: `the tunnel ${hop.name}`, onGoAway });
   if (options.trace !== undefined) {

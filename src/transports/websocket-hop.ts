@@ -21,6 +21,8 @@ export interface WebSocketRequest {
   readonly binaryOnly: boolean;
   readonly maxFrame: number;
   readonly heartbeat: Heartbeat;
+  /** See `WebSocketOptions`. */
+  readonly zeroMask?: boolean;
 }
 
 /** Opens a WebSocket at the hop: the opening handshake of RFC 6455 section 4.1, then its stream. */
