@@ -1,8 +1,8 @@
 /** In front of the payload, for the longest header (RFC 6455 section 5.2), in whole words. */
 export const HEADER_ROOM = 16;
-/** Payload of one frame: a yamux frame of 128 KiB with its header, so that each goes out with one write. */
-const FRAME_BYTES = 128 * 1024 + 64;
-const KEPT = 8;
+/** Payload of one frame: the longest yamux frame with its header, so that each goes out with one write. */
+const FRAME_BYTES = 512 * 1024 + 64;
+const KEPT = 4;
 
 /** One frame in the making. */
 export class FrameBuffer {

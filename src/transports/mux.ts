@@ -37,8 +37,12 @@ export interface MuxOptions {
   readonly peer: string;
 }
 
-/** One data frame carries at most this; less while other streams wait. */
-const FRAME_BYTES = 128 * 1024;
+/** One data frame carries at most this much: the longer the carrier keeps us waiting, the less. */
+const FRAME_BYTES = { least: 32 * 1024, first: 128 * 1024, most: 512 * 1024 };
+/** A carrier that takes bytes again within this is fast, one that needs that long is slow. */
+const FAST_DRAIN_MS = 5;
+const SLOW_DRAIN_MS = 20;
+/** While streams take turns each sends this much: few bytes, so that whoever writes little at once gets its share. */
 const TURN_BYTES = 32 * 1024;
 
 /** Streams of this process, all sessions together: each may fill its window. */
@@ -68,6 +72,8 @@ export class MuxSession implements Sink, YamuxHandler {
   #lastPeerId = 0;
   #nextPing = 1;
   #isBlocked = false;
+  #blockedAt = 0;
+  #frameBytes = FRAME_BYTES.first;
   #backlog = 0;
   #saidGoAway = false;
   #heardGoAway = false;
@@ -151,9 +157,23 @@ export class MuxSession implements Sink, YamuxHandler {
   }
 
   onDrain(): void {
+    if (this.#isBlocked) this.#adapt(now() - this.#blockedAt);
     this.#isBlocked = false;
     this.#backlog = 0;
     while (!this.#isBlocked && this.#turns.length > 0) this.#turns.shift()!.turn();
+  }
+
+  /** Whatever was just given to a slow carrier stands in front of everything else: so it is less. */
+  #adapt(waitedMs: number): void {
+    const { least, most } = FRAME_BYTES;
+    if (waitedMs < FAST_DRAIN_MS) this.#frameBytes = Math.min(this.#frameBytes * 2, most);
+    else if (waitedMs > SLOW_DRAIN_MS) this.#frameBytes = Math.max(this.#frameBytes / 2, least);
+  }
+
+  #block(): void {
+    if (this.#isBlocked) return;
+    this.#isBlocked = true;
+    this.#blockedAt = now();
   }
 
   onEnd(): void {
@@ -259,13 +279,17 @@ export class MuxSession implements Sink, YamuxHandler {
     return this.#turns.length > 0;
   }
 
+  get frameBytes(): number {
+    return this.#frameBytes;
+  }
+
   waitForTurn(driver: MuxDriver): void {
     this.#turns.push(driver);
   }
 
   sendData(id: number, flags: number, bytes: Uint8Array): void {
     this.#send(FRAME.data, flags, id, bytes.length);
-    if (!this.#inner.write(bytes)) this.#isBlocked = true;
+    if (!this.#inner.write(bytes)) this.#block();
   }
 
   sendWindow(id: number, flags: number, delta: number): void {
@@ -277,7 +301,7 @@ export class MuxSession implements Sink, YamuxHandler {
     if (this.#isBlocked && ++this.#backlog > MAX_BACKLOG_FRAMES) {
       return this.#inner.abort(yamuxError(`${this.#options.peer} asks for much and reads nothing`));
     }
-    if (!this.#inner.write(yamuxHeader(type, flags, id, length))) this.#isBlocked = true;
+    if (!this.#inner.write(yamuxHeader(type, flags, id, length))) this.#block();
   }
 
   /** Both directions are over, or a reset ended it. */
@@ -348,10 +372,11 @@ class MuxDriver implements Driver {
   write(bytes: Uint8Array): number {
     const session = this.#session;
     if (session.isBlocked || (session.isContended && !this.#hasTurn)) return this.#later();
+    const most = session.frameBytes;
     let left = this.#hasTurn && session.isContended ? TURN_BYTES : Infinity;
     let taken = 0;
     while (taken < bytes.length && this.#credit > 0 && left > 0 && !session.isBlocked) {
-      const length = Math.min(bytes.length - taken, this.#credit, left, FRAME_BYTES);
+      const length = Math.min(bytes.length - taken, this.#credit, left, most);
       this.#credit -= length;
       left -= length;
       session.sendData(this.id, this.#takeFlags(), bytes.subarray(taken, taken + length));

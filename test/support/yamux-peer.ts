@@ -45,7 +45,10 @@ export class YamuxPeer {
     this.carrier = carrier;
     carrier.attach({
       onData: (chunk) => this.#take(chunk),
-      onEnd: () => void (this.ended = true),
+      onEnd: () => {
+        this.ended = true;
+        carrier.end();
+      },
       onDrain: () => {},
       onClose: (reason) => void (this.reason = reason),
     });

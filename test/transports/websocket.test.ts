@@ -131,7 +131,7 @@ for (const role of ["client", "server"] as const) {
           opcode: BINARY,
           isMasked: role === "client",
         });
-        expect(payload.length).toBeLessThanOrEqual(256 * 1024);
+        expect(payload.length).toBeLessThanOrEqual(1024 * 1024);
       }
     });
 
