@@ -17,11 +17,11 @@ interface Entry {
 /** Every subcommand; its module is loaded when it is used. No prototype: `toString` is no command. */
 const COMMANDS: Readonly<Record<string, Entry>> = Object.assign(Object.create(null) as object, {
   connect: {
-    summary: "Reach a target through proxies: as stdin and stdout, on local ports, or behind a command",
+    summary: "Reach a target through proxies and tunnels: as stdin and stdout, on local ports, or behind a command",
     load: async () => (await import("../commands/connect.ts")).connectCommand as unknown as Command,
   },
   serve: {
-    summary: "Be a proxy: CONNECT, http:// forwarding and SOCKS on one port",
+    summary: "Be a proxy and the far end of tunnels: CONNECT, http://, SOCKS, UDP and WebSockets on one port",
     load: async () => (await import("../commands/serve.ts")).serveCommand as unknown as Command,
   },
 });

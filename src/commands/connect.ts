@@ -23,7 +23,7 @@ import { logEnd, Reaching } from "./reaching.ts";
 
 export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
   name: "connect",
-  summary: "Reach a target through proxies: as stdin and stdout, on local ports, or behind a command.",
+  summary: "Reach a target through proxies and tunnels: as stdin and stdout, on local ports, or behind a command.",
   usage: "[OPTIONS] [TARGET] [-- COMMAND…]",
   description:
     "TARGET is HOST:PORT, [v6]:PORT, HOST PORT, udp:HOST:PORT or unix:/path. Without --via the proxy comes from HTTPS_PROXY, ALL_PROXY or HTTP_PROXY, and NO_PROXY exempts hosts. COMMAND runs once every listener accepts; {host}, {port} and {addr} in its arguments are the first listener's, as are SEIKAN_HOST, SEIKAN_PORT and SEIKAN_ADDR in its environment.",
@@ -32,6 +32,10 @@ export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
     {
       does: "A local port that leads to a database",
       line: "seikan connect -L 5432 db.internal:5432 --via http://proxy:3128",
+    },
+    {
+      does: "Where only the web gets through: a tunnel to a seikan serve, behind the company's proxy",
+      line: "seikan connect -L 5432 db.internal:5432 --via http://corp:3128 --via wss://me:pw@tunnel.example.com",
     },
     { does: "Run a command behind the tunnel", line: "seikan connect db.internal:5432 -- psql -h {host} -p {port}" },
     {
