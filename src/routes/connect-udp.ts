@@ -6,7 +6,7 @@ import type { RequestHead } from "../wire/http1.ts";
 import { wantsUpgrade } from "../wire/websocket-handshake.ts";
 import { answerStatus, closeWith, errorAnswer } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
-import type { Endpoint, UpgradeRequest } from "./endpoints.ts";
+import type { Endpoint, UpgradeRequest } from "./context.ts";
 
 const ACCEPTED = formatHead("HTTP/1.1 101 Switching Protocols", [
   ...["Connection", "Upgrade", "Upgrade", CONNECT_UDP],

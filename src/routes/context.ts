@@ -4,8 +4,7 @@ import type { SeikanError } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
 import type { LiveSet } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
-import type { HeadLimits } from "../wire/http1.ts";
-import type { Endpoint } from "./endpoints.ts";
+import type { HeadLimits, RequestHead } from "../wire/http1.ts";
 import type { Permissions } from "./permissions.ts";
 import type { Routes, Way } from "./route-table.ts";
 import type { Users } from "./users.ts";
@@ -57,6 +56,29 @@ export interface Client {
   readonly exposed: boolean;
   /** Settled by the tunnel that carries this connection: who it belongs to, if to anybody. */
   readonly login?: { readonly user: string | undefined };
+}
+
+/** An origin-form or absolute-form GET for one of our own paths, after which the connection is no HTTP any more. */
+export interface UpgradeRequest {
+  readonly context: RouteContext;
+  readonly head: RequestHead;
+  /** Without the query. */
+  readonly path: string;
+  readonly client: Client;
+  readonly exposed: boolean;
+  /** Resolves to the user; throws when there must be one. Credentials come in `Authorization` or `Proxy-Authorization`. */
+  authorize(): Promise<string | undefined> | undefined;
+  /** Gives the connection away; undefined when the client has gone meanwhile. */
+  leave(): ByteStream | undefined;
+}
+
+/** Something that lives at a path of ours. */
+export interface Endpoint {
+  /** What a connection to it is upgraded to. */
+  readonly protocol: "websocket" | "connect-udp";
+  matches(path: string): boolean;
+  /** Throws to refuse: the client is told in plain HTTP. */
+  serve(request: UpgradeRequest): Promise<void>;
 }
 
 /** One line of the access log. */

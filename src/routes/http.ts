@@ -9,8 +9,7 @@ import { RequestReader, type MessageHandler, type RequestHead } from "../wire/ht
 import { closeGently } from "../transports/gentle-close.ts";
 import { answerStatus, closeWith, errorAnswer, textAnswer, type ErrorStyle } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
-import type { Client, RouteContext } from "./context.ts";
-import type { Endpoint } from "./endpoints.ts";
+import type { Client, RouteContext, Endpoint } from "./context.ts";
 import { parseForwardTarget } from "./forward-request.ts";
 import { Exchange, type BodyTaker, type ClientConnection } from "./forward.ts";
 import type { UpstreamSlot } from "./upstream.ts";

@@ -9,8 +9,7 @@ import { webSocketStream, type Heartbeat } from "../transports/websocket.ts";
 import { fieldValue, formatHead } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
 import { acceptFields, offeredProtocols } from "../wire/websocket-handshake.ts";
-import type { Client, RouteContext } from "./context.ts";
-import type { Endpoint, UpgradeRequest } from "./endpoints.ts";
+import type { Client, RouteContext, Endpoint, UpgradeRequest } from "./context.ts";
 import { serveClient } from "./front.ts";
 import { checkOrigin, checkUpgrade } from "./upgrade-checks.ts";
 

@@ -6,7 +6,7 @@ import type { RequestHead } from "../wire/http1.ts";
 import { acceptFields, offeredProtocols } from "../wire/websocket-handshake.ts";
 import { closeWith, answerStatus, errorAnswer } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
-import type { Endpoint, UpgradeRequest } from "./endpoints.ts";
+import type { Endpoint, UpgradeRequest } from "./context.ts";
 import { checkOrigin, checkUpgrade } from "./upgrade-checks.ts";
 
 export interface WebSocketRoute {
