@@ -219,13 +219,47 @@ function wstunnelPair(origin: OriginPorts): Promise<Peer> {
   ]);
 }
 
+/** frp and rathole go the other way round (their server listens, their client knows the target): the same two hops. */
+function frpPair(folder: string, origin: OriginPorts): Promise<Peer> {
+  const port = freePort();
+  const ports = freePorts();
+  writeFileSync(join(folder, "frps.toml"), `bindAddr = "127.0.0.1"\nbindPort = ${port}\nproxyBindAddr = "127.0.0.1"\n`);
+  const proxies = forwards(
+    ports,
+    (local, target) =>
+      `[[proxies]]\nname = "${target}"\ntype = "tcp"\nlocalIP = "127.0.0.1"\nlocalPort = ${origin[target]}\nremotePort = ${local}\n`,
+  );
+  const client = [`serverAddr = "127.0.0.1"`, `serverPort = ${port}`, `transport.protocol = "websocket"`, ...proxies];
+  writeFileSync(join(folder, "frpc.toml"), `${client.join("\n")}\n`);
+  return twoProcesses("frp", ports, `frps -c ${folder}/frps.toml`, [`sleep 0.5; frpc -c ${folder}/frpc.toml`]);
+}
+
+function ratholePair(folder: string, origin: OriginPorts): Promise<Peer> {
+  const port = freePort();
+  const ports = freePorts();
+  const sections = (side: "server" | "client", line: (local: number, target: keyof OriginPorts) => string) =>
+    forwards(ports, (local, target) => `[${side}.services.${target}]\ntoken = "bench"\n${line(local, target)}\n`).join(
+      "",
+    );
+  const serverServices = sections("server", (local) => `bind_addr = "127.0.0.1:${local}"`);
+  const clientServices = sections("client", (_, target) => `local_addr = "127.0.0.1:${origin[target]}"`);
+  writeFileSync(join(folder, "rathole-server.toml"), `[server]\nbind_addr = "127.0.0.1:${port}"\n${serverServices}`);
+  writeFileSync(join(folder, "rathole-client.toml"), `[client]\nremote_addr = "127.0.0.1:${port}"\n${clientServices}`);
+  return twoProcesses("rathole", ports, `rathole --server ${folder}/rathole-server.toml`, [
+    `rathole --client ${folder}/rathole-client.toml`,
+  ]);
+}
+
 /** What tunnels over two processes are measured against, as far as it is installed here. */
 export async function startTunnelPeers(executable: string, origin: OriginPorts): Promise<Peer[]> {
+  const folder = mkdtempSync(join(tmpdir(), "seikan-bench-"));
   const others: [string, () => Promise<Peer>][] = [
     ["socat", () => socatPair(origin)],
     ["websockify", () => websockifyPair(executable, origin)],
     ["chisel", () => chiselPair(origin)],
     ["wstunnel", () => wstunnelPair(origin)],
+    ["frps", () => frpPair(folder, origin)],
+    ["rathole", () => ratholePair(folder, origin)],
   ];
   const peers = [
     await seikanPair("seikan", executable, "ws", origin),
