@@ -251,7 +251,8 @@ export class LocalServer {
   }
 
   #printStatus(): void {
-    this.#io.log.info("status", { connections: this.#live.size, accepted: this.#accepted });
+    const { tunnelsUp } = this.#reaching;
+    this.#io.log.info("status", { connections: this.#live.size, accepted: this.#accepted, tunnels: tunnelsUp });
   }
 
   // --- ready, and the command behind it ------------------------------------------

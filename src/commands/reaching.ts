@@ -57,6 +57,11 @@ export class Reaching implements Routes {
     for (const tunnel of this.#reach.tunnels) tunnel.close();
   }
 
+  /** Connections of tunnels that are up. */
+  get tunnelsUp(): number {
+    return [...new Set(this.#reach.tunnels)].flatMap(({ sessions }) => sessions).length;
+  }
+
   /** Resolves when a kept tunnel is refused for good. */
   get refused(): Promise<SeikanError> {
     return this.#refused.promise;

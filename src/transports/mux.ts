@@ -1,13 +1,6 @@
 import { now } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
-import {
-  createStream,
-  type ByteStream,
-  type CloseReason,
-  type Driver,
-  type Sink,
-  type Stream,
-} from "../core/stream.ts";
+import { createStream, type ByteStream, type CloseReason, type Sink } from "../core/stream.ts";
 import {
   FLAG,
   FRAME,
@@ -19,6 +12,7 @@ import {
   type YamuxHandler,
 } from "../wire/yamux.ts";
 import { closeGently } from "./gentle-close.ts";
+import { MuxDriver, type MuxCarrier } from "./mux-stream.ts";
 
 /**
  * Many streams in one, by yamux. Each stream has its own credit, so one that
@@ -42,8 +36,6 @@ const FRAME_BYTES = { least: 32 * 1024, first: 128 * 1024, most: 512 * 1024 };
 /** A carrier that takes bytes again within this is fast, one that needs that long is slow. */
 const FAST_DRAIN_MS = 5;
 const SLOW_DRAIN_MS = 20;
-/** While streams take turns each sends this much: few bytes, so that whoever writes little at once gets its share. */
-const TURN_BYTES = 32 * 1024;
 
 /** Streams of this process, all sessions together: each may fill its window. */
 const MAX_STREAMS = 4096;
@@ -60,7 +52,7 @@ let liveStreams = 0;
 let growthLeft = GROWTH_BYTES;
 
 /** Both ends of a yamux session. Owns the carrying stream. */
-export class MuxSession implements Sink, YamuxHandler {
+export class MuxSession implements Sink, YamuxHandler, MuxCarrier {
   readonly #inner: ByteStream;
   readonly #options: MuxOptions;
   readonly #reader = new YamuxReader(this);
@@ -274,7 +266,6 @@ export class MuxSession implements Sink, YamuxHandler {
     return this.#isBlocked;
   }
 
-  /** More than one stream has something to send. */
   get isContended(): boolean {
     return this.#turns.length > 0;
   }
@@ -334,152 +325,5 @@ export class MuxSession implements Sink, YamuxHandler {
     if (!isFast || window >= LARGEST_WINDOW || growthLeft < window) return window;
     growthLeft -= window;
     return window * 2;
-  }
-}
-
-/** One stream's end in this process. */
-class MuxDriver implements Driver {
-  stream!: Stream;
-  readonly id: number;
-  readonly #session: MuxSession;
-  /** Flags for the next frame: SYN until one was sent. */
-  #flags: number;
-  /** What the peer lets us send. */
-  #credit = INITIAL_WINDOW;
-  /** What the peer may have under way to us, all told. */
-  window = INITIAL_WINDOW;
-  /** What it may still send, of which so much was announced and has not arrived. */
-  #allowed = INITIAL_WINDOW;
-  #announced = 0;
-  #reading = true;
-  #wantsTurn = false;
-  #hasTurn = false;
-  #isWaiting = false;
-  #finished = false;
-  #peerFinished = false;
-  #endsWithFrame = false;
-  #isOver = false;
-  #grantedAt = 0;
-
-  constructor(session: MuxSession, id: number, flags: number) {
-    this.#session = session;
-    this.id = id;
-    this.#flags = flags;
-  }
-
-  // --- sending -----------------------------------------------------------------
-
-  write(bytes: Uint8Array): number {
-    const session = this.#session;
-    if (session.isBlocked || (session.isContended && !this.#hasTurn)) return this.#later();
-    const most = session.frameBytes;
-    let left = this.#hasTurn && session.isContended ? TURN_BYTES : Infinity;
-    let taken = 0;
-    while (taken < bytes.length && this.#credit > 0 && left > 0 && !session.isBlocked) {
-      const length = Math.min(bytes.length - taken, this.#credit, left, most);
-      this.#credit -= length;
-      left -= length;
-      session.sendData(this.id, this.#takeFlags(), bytes.subarray(taken, taken + length));
-      taken += length;
-    }
-    if (taken < bytes.length) this.#later();
-    return taken;
-  }
-
-  #later(): number {
-    this.#wantsTurn = true;
-    if (this.#credit > 0 && !this.#isWaiting) {
-      this.#isWaiting = true;
-      this.#session.waitForTurn(this);
-    }
-    return 0;
-  }
-
-  /** The session has room, and it is this stream's turn. */
-  turn(): void {
-    this.#isWaiting = false;
-    this.#wantsTurn = false;
-    this.#hasTurn = true;
-    this.stream.drained();
-    this.#hasTurn = false;
-  }
-
-  /** The peer took bytes: that many more may come. */
-  credited(length: number): void {
-    this.#credit += length;
-    if (this.#credit > 0xffffffff) throw yamuxError("a window larger than 2^32");
-    if (!this.#wantsTurn || this.#isWaiting || this.#credit === 0) return;
-    if (this.#session.isBlocked || this.#session.isContended) this.#later();
-    else this.turn();
-  }
-
-  #takeFlags(): number {
-    const flags = this.#flags;
-    this.#flags = 0;
-    return flags;
-  }
-
-  shutdown(): void {
-    this.#finished = true;
-    this.#session.sendWindow(this.id, this.#takeFlags() | FLAG.fin, 0);
-    if (this.#peerFinished) this.#session.finished(this);
-  }
-
-  destroy(): void {
-    // A stream that the peer never heard of needs no reset.
-    if ((this.#flags & FLAG.syn) === 0) this.#session.sendWindow(this.id, FLAG.rst, 0);
-    this.#session.finished(this);
-  }
-
-  // --- receiving -----------------------------------------------------------------
-
-  announced(length: number): void {
-    if (length > this.#allowed) throw yamuxError("more than the window holds");
-    if (this.#peerFinished && length > 0) throw yamuxError("data behind the end of its stream");
-    this.#announced = length;
-  }
-
-  received(piece: Uint8Array): void {
-    this.#allowed -= piece.length;
-    this.#announced -= piece.length;
-    this.stream.receive(piece);
-    // Whoever got it may have had enough.
-    if (this.#isOver) return;
-    if (this.#announced === 0 && this.#endsWithFrame) return this.#peerEnds();
-    if (this.#reading) this.#grant();
-  }
-
-  finishAfter(length: number): void {
-    if (length === 0) this.#peerEnds();
-    else this.#endsWithFrame = true;
-  }
-
-  #peerEnds(): void {
-    if (this.#peerFinished) return;
-    this.#peerFinished = true;
-    this.stream.receiveEnd();
-    if (this.#finished) this.#session.finished(this);
-  }
-
-  setReading(on: boolean): void {
-    this.#reading = on;
-    // Everything that was held has been taken by now.
-    if (on) this.#grant();
-  }
-
-  /** The session knows it no more: nothing is sent for it. */
-  over(error: SeikanError | undefined): void {
-    this.#isOver = true;
-    this.stream.lost(error);
-  }
-
-  /** Gives credit back once half of the window was taken. */
-  #grant(): void {
-    if (this.#isOver || this.#peerFinished || this.#allowed * 2 > this.window) return;
-    const time = now();
-    this.window = this.#session.grownWindow(this.window, time - this.#grantedAt);
-    this.#grantedAt = time;
-    this.#session.sendWindow(this.id, this.#takeFlags(), this.window - this.#allowed);
-    this.#allowed = this.window;
   }
 }

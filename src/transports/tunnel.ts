@@ -63,6 +63,7 @@ export class Tunnel {
     for (const line of this.#lines) line.close();
   }
 
+  /** The connections that are up and take streams. */
   get sessions(): readonly MuxSession[] {
     return this.#lines.flatMap((line) => line.session ?? []);
   }
@@ -144,8 +145,7 @@ class Line {
         if (this.#isClosed) throw new SeikanError("cancelled", `the tunnel ${this.#options.name} is closed`);
         const error = await this.#try(options);
         if (error === undefined) return;
-        if (this.#isClosed) throw error;
-        if (!this.#isKept) throw error;
+        if (this.#isClosed || !this.#isKept) throw error;
         if (!this.#wasUp && error.outcome.exit === 4) {
           this.#options.report({ kind: "refused", error });
           throw error;

@@ -180,9 +180,9 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
     this.#finishIfClosed();
   }
 
-  #sendClose(code: number, reason = ""): void {
+  #sendClose(code: number): void {
     if (this.#closeSent) return;
-    this.#control(OPCODE.close, closePayload(code, reason));
+    this.#control(OPCODE.close, closePayload(code));
     this.#closeSent = true;
   }
 

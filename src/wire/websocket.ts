@@ -14,7 +14,6 @@ export const CLOSE_CODE = {
   protocolError: 1002,
   unsupportedData: 1003,
   invalidPayload: 1007,
-  policyViolation: 1008,
   messageTooBig: 1009,
   internalError: 1011,
 } as const;
@@ -135,16 +134,20 @@ export class FrameReader {
 
   /** Everything the first two bytes can have wrong. */
   #checkStart(first: number, second: number): void {
-    if ((first & 0x70) !== 0) throw new FrameError(1002, "a reserved bit is set, and no extension was agreed on");
+    if ((first & 0x70) !== 0)
+      throw new FrameError(CLOSE_CODE.protocolError, "a reserved bit is set, and no extension was agreed on");
     const opcode = first & 0x0f;
     const isControl = opcode >= OPCODE.close;
     if ((opcode > OPCODE.binary && !isControl) || opcode > OPCODE.pong)
-      throw new FrameError(1002, `unknown opcode ${opcode}`);
-    if (isControl && (first & 0x80) === 0) throw new FrameError(1002, "a fragmented control frame");
-    if (isControl && (second & 0x7f) > CONTROL_PAYLOAD) throw new FrameError(1002, "a control frame that is too long");
+      throw new FrameError(CLOSE_CODE.protocolError, `unknown opcode ${opcode}`);
+    if (isControl && (first & 0x80) === 0) throw new FrameError(CLOSE_CODE.protocolError, "a fragmented control frame");
+    if (isControl && (second & 0x7f) > CONTROL_PAYLOAD)
+      throw new FrameError(CLOSE_CODE.protocolError, "a control frame that is too long");
     const masked = (second & 0x80) !== 0;
-    if (masked && this.#options.role === "client") throw new FrameError(1002, "the server masks its frames");
-    if (!masked && this.#options.role === "server") throw new FrameError(1002, "the client does not mask its frames");
+    if (masked && this.#options.role === "client")
+      throw new FrameError(CLOSE_CODE.protocolError, "the server masks its frames");
+    if (!masked && this.#options.role === "server")
+      throw new FrameError(CLOSE_CODE.protocolError, "the client does not mask its frames");
   }
 
   #startFrame(): void {
@@ -155,18 +158,22 @@ export class FrameReader {
       return;
     }
     if (opcode === OPCODE.continuation) {
-      if (this.#message === 0) throw new FrameError(1002, "a continuation of nothing");
+      if (this.#message === 0) throw new FrameError(CLOSE_CODE.protocolError, "a continuation of nothing");
     } else {
-      if (this.#message !== 0) throw new FrameError(1002, "a new message inside a fragmented one");
+      if (this.#message !== 0) throw new FrameError(CLOSE_CODE.protocolError, "a new message inside a fragmented one");
       this.#message = opcode as 1 | 2;
       if (opcode === OPCODE.text) this.#startText();
     }
     if (this.#remaining > this.#options.maxFrame)
-      throw new FrameError(1009, `a frame of ${this.#remaining} bytes; ${this.#options.maxFrame} is the most`);
+      throw new FrameError(
+        CLOSE_CODE.messageTooBig,
+        `a frame of ${this.#remaining} bytes; ${this.#options.maxFrame} is the most`,
+      );
   }
 
   #startText(): void {
-    if (this.#options.binaryOnly) throw new FrameError(1003, "a text message where only binary ones are spoken");
+    if (this.#options.binaryOnly)
+      throw new FrameError(CLOSE_CODE.unsupportedData, "a text message where only binary ones are spoken");
     this.#utf8 = new TextDecoder("utf-8", { fatal: true });
   }
 
@@ -211,7 +218,7 @@ export class FrameReader {
     try {
       this.#utf8!.decode(piece, { stream: !last });
     } catch {
-      throw new FrameError(1007, "a text message that is not UTF-8");
+      throw new FrameError(CLOSE_CODE.invalidPayload, "a text message that is not UTF-8");
     }
   }
 
@@ -219,13 +226,13 @@ export class FrameReader {
     this.#stopped = true;
     if (payload.length === 0) return this.#handler.onCloseFrame(undefined, "");
     const code = payload.length === 1 ? 0 : (payload[0]! << 8) | payload[1]!;
-    if (!isCloseCode(code)) throw new FrameError(1002, "a close frame with an impossible code");
+    if (!isCloseCode(code)) throw new FrameError(CLOSE_CODE.protocolError, "a close frame with an impossible code");
     try {
       const reason = new TextDecoder("utf-8", { fatal: true }).decode(payload.subarray(2));
       this.#handler.onCloseFrame(code, reason);
     } catch (error) {
       if (error instanceof SeikanError) throw error;
-      throw new FrameError(1007, "a close reason that is not UTF-8");
+      throw new FrameError(CLOSE_CODE.invalidPayload, "a close reason that is not UTF-8");
     }
   }
 }
@@ -251,13 +258,13 @@ function payloadLength(bytes: Uint8Array, at: number): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset + at + 2, short === 126 ? 2 : 8);
   if (short === 126) {
     const length = view.getUint16(0);
-    if (length < 126) throw new FrameError(1002, "a payload length that is not minimal");
+    if (length < 126) throw new FrameError(CLOSE_CODE.protocolError, "a payload length that is not minimal");
     return length;
   }
   const high = view.getUint32(0);
   const length = high * 2 ** 32 + view.getUint32(4);
-  if (high >= 0x80000000) throw new FrameError(1002, "a payload length of 2^63 or more");
-  if (length < 65536) throw new FrameError(1002, "a payload length that is not minimal");
+  if (high >= 0x80000000) throw new FrameError(CLOSE_CODE.protocolError, "a payload length of 2^63 or more");
+  if (length < 65536) throw new FrameError(CLOSE_CODE.protocolError, "a payload length that is not minimal");
   return length;
 }
 
