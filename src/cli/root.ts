@@ -24,6 +24,14 @@ const COMMANDS: Readonly<Record<string, Entry>> = Object.assign(Object.create(nu
     summary: "Be a proxy and the far end of tunnels: CONNECT, http://, SOCKS, UDP and WebSockets on one port",
     load: async () => (await import("../commands/serve.ts")).serveCommand as unknown as Command,
   },
+  agent: {
+    summary: "Expose what only this machine can reach, through a seikan serve elsewhere",
+    load: async () => (await import("../commands/agent.ts")).agentCommand as unknown as Command,
+  },
+  token: {
+    summary: "Make a token for agents, and what a server stores of it",
+    load: async () => (await import("../commands/token.ts")).tokenCommand as unknown as Command,
+  },
 });
 
 type Env = Readonly<Record<string, string | undefined>>;
@@ -152,6 +160,7 @@ function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: En
   return {
     log: createLogger(level, resolved, env),
     print: (line) => writeTo(1, `${line}\n`),
+    show: (text) => writeTo(2, `${text}\n`),
     paint: (style, text) => (style === "plain" ? escapeControls(text) : paint(style, escapeControls(text))),
     printsEvents: values.json,
     event(event, fields) {

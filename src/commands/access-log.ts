@@ -1,7 +1,7 @@
 import { now } from "../core/clock.ts";
 import type { LogFields } from "../core/log.ts";
 import { formatWay } from "../routes/route-table.ts";
-import type { AccessEntry } from "../routes/context.ts";
+import { formatPeer, type AccessEntry } from "../routes/context.ts";
 import type { CommandIo } from "./command.ts";
 
 export type AccessLogStyle = "pretty" | "json" | "off";
@@ -28,13 +28,13 @@ export function accessLogger(style: AccessLogStyle, withQuery: boolean, io: Comm
 function fieldsOf(entry: AccessEntry): LogFields {
   const { client, user, way, up, down, error } = entry;
   return {
-    peer: client.address === "" ? "unix" : `${client.address}:${client.port}`,
+    peer: formatPeer(client),
     user,
     route: way === undefined ? undefined : formatWay(way),
     up,
     down,
     ms: Math.round(now() - entry.startedAt),
     end: error === undefined ? undefined : error.code,
-    why: error?.message,
+    why: error?.forLog,
   };
 }

@@ -10,6 +10,7 @@ import {
   type ValuesOf,
 } from "../core/options.ts";
 import type { Logger } from "../core/log.ts";
+import { parsePattern, type Pattern } from "../core/pattern.ts";
 
 /** A subcommand as data; `cli/` turns it into parser, help and exit code. */
 export interface Command<S extends OptionSpecs = OptionSpecs> {
@@ -51,6 +52,8 @@ export interface CommandIo {
   readonly log: Logger;
   /** One line to stdout. */
   print(line: string): void;
+  /** Text for people, as it is, to stderr. */
+  show(text: string): void;
   /** Text for `print`, whoever wrote it: control characters escaped, coloured where stdout shows colours. */
   paint(style: PrintStyle, text: string): string;
   /** `--json`: stdout belongs to events. */
@@ -214,3 +217,12 @@ export const REACH_OPTIONS = {
     help: "After SIGTERM, wait this long for connections to finish",
   }),
 } as const satisfies OptionSpecs;
+
+/** A list of targets, with commas. */
+export function patterns(input: string): Pattern[] {
+  return input
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "")
+    .map(parsePattern);
+}

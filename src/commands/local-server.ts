@@ -172,7 +172,7 @@ export class LocalServer {
     const context = this.#dynamicContext();
     const exposed = isOutside(forward.local);
     return (stream, peer) => {
-      serveClient(context, stream, { ...peer, exposed }, PROTOCOLS[forward.scheme]);
+      serveClient(context, stream, { ...peer, exposed, isSecure: false }, PROTOCOLS[forward.scheme]);
       void stream.closed.then(({ error }) => this.#firstDone.resolve(error));
     };
   }
@@ -216,6 +216,9 @@ export class LocalServer {
       users: values.auth.length === 0 ? undefined : new Users(values.auth),
       openToAll: values["no-auth"],
       endpoints: [],
+      sites: undefined,
+      tls: undefined,
+      trustedProxies: [],
       limits: {
         head: HEAD_LIMITS,
         headMs: 30_000,

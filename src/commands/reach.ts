@@ -6,16 +6,20 @@ import { parsePattern } from "../core/pattern.ts";
 import { proxyFromEnv } from "../core/proxy-env.ts";
 import { RouteTable, type RouteRule } from "../routes/route-table.ts";
 import { splitUser } from "../routes/users.ts";
-import { Chains, parseHop, type Hop, type HopSettings, type TunnelSettings } from "../transports/chain.ts";
+import { Chains, endpointOf, parseHop, type Hop, type HopSettings, type TunnelSettings } from "../transports/chain.ts";
 import type { ProxySecret } from "../transports/proxy-credentials.ts";
 import { directDialer } from "../transports/direct.ts";
 import type { TcpOptions } from "../transports/tcp.ts";
 import { heartbeatEvery } from "../transports/websocket.ts";
+import type { Dialer } from "../transports/transport.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
+import type { WebSocketHop } from "../transports/websocket-hop.ts";
 import { isFieldName, isFieldValue } from "../wire/fields.ts";
 import type { REACH_OPTIONS } from "./command.ts";
 
-export type ReachValues = ValuesOf<typeof REACH_OPTIONS>;
+type AllReachValues = ValuesOf<typeof REACH_OPTIONS>;
+/** Rules are for those who dial many targets. */
+export type ReachValues = Omit<AllReachValues, "route"> & Partial<Pick<AllReachValues, "route">>;
 type Env = Readonly<Record<string, string | undefined>>;
 
 /** Reads a file that an option names; the error says which option. */
@@ -27,22 +31,31 @@ export function readOptionFile(path: string, option: string): string {
   }
 }
 
+interface ReachExtras {
+  readonly authCommand?: ProxySecret | undefined;
+  readonly agents?: HopSettings["agents"];
+}
+
 /** Builds what chooses and makes connections, from the options `connect` and `serve` share. */
 export class Reach {
   readonly #values: ReachValues;
   readonly #viaSource: string;
   readonly #tcp: TcpOptions;
+  readonly #settings: HopSettings;
   readonly #chains: Chains;
+  /** Without any hop. */
+  readonly direct: Dialer;
   readonly #secret: ProxySecret | undefined;
   /** One table per choice. */
   readonly #tables = new Map<string, RouteTable>();
 
-  constructor(values: ReachValues, viaSource: string, onTunnel: TunnelSettings["report"], authCommand?: ProxySecret) {
+  constructor(values: ReachValues, viaSource: string, onTunnel: TunnelSettings["report"], more: ReachExtras = {}) {
     this.#values = values;
     this.#viaSource = viaSource;
     this.#tcp = tcpOptions(values);
-    this.#secret = authCommand ?? givenSecret(values);
-    this.#chains = new Chains(directDialer(this.#tcp), {
+    this.#secret = more.authCommand ?? givenSecret(values);
+    this.direct = directDialer(this.#tcp);
+    this.#settings = {
       tcp: this.#tcp,
       fields: proxyFields(values["proxy-header"]),
       tls: proxyTls(values),
@@ -52,7 +65,15 @@ export class Reach {
         heartbeat: heartbeatEvery(values["ping-interval"]),
         report: onTunnel,
       },
-    });
+      agents: more.agents,
+    };
+    this.#chains = new Chains(this.direct, this.#settings);
+  }
+
+  /** The WebSocket endpoint `server`, behind the hops that lead there. */
+  endpoint(server: Hop, env: Env): WebSocketHop {
+    const { hops } = this.forTarget(server.proxy, env).choose(server.proxy);
+    return endpointOf([...hops, server], this.#chains, this.#settings);
   }
 
   /** The tunnels of all ways chosen from so far. */
@@ -64,6 +85,11 @@ export class Reach {
   explicit(): RouteTable {
     const { via } = this.#values;
     return this.#table(via, via.length === 0 ? "no --via" : this.#viaSource);
+  }
+
+  /** Ways that lead straight to each target. */
+  withoutHops(): RouteTable {
+    return this.#table([], "direct");
   }
 
   /** Ways for one target of `connect`: without `--via` the proxy environment decides. */
@@ -79,7 +105,7 @@ export class Reach {
     const known = this.#tables.get(reason);
     if (known !== undefined) return known;
     const hops = this.#hops(urls, reason);
-    const rules = this.#values.route.map((text) => this.#rule(text));
+    const rules = (this.#values.route ?? []).map((text) => this.#rule(text));
     const table = new RouteTable(rules, { hops, reason }, this.#chains);
     this.#tables.set(reason, table);
     return table;
@@ -100,6 +126,8 @@ export class Reach {
     const parsed = texts.map((text) => parseHopOf(source, text.trim()));
     if (parsed.includes("direct") && parsed.length > 1) throw usageError(`${source}: direct stands alone`);
     const hops = parsed.filter((hop) => hop !== "direct");
+    if (hops.some(({ scheme }, index) => scheme === "agent" && index > 0))
+      throw usageError(`${source}: an agent comes first, nothing is in front of it`);
     if (this.#secret === undefined) return hops;
     // Given once, so for one proxy: each hop sees its own credentials only.
     const first = hops.findIndex((hop) => hop.secret === undefined);

@@ -31,7 +31,7 @@ export class Reaching implements Routes {
       log(tunnel, event);
       if (event.kind === "refused") this.#refused.resolve(event.error);
     };
-    this.#reach = new Reach(values, viaSource, onTunnel, authCommand(values, io));
+    this.#reach = new Reach(values, viaSource, onTunnel, { authCommand: authCommand(values, io) });
     this.#tls = targetTls(values);
     this.#retriesLeft = values.retry;
   }

@@ -1,10 +1,12 @@
 import { parseAddressRange, parseTarget } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
 import { choice, duration, flag, integer, list, size, text, value, type OptionSpecs } from "../core/options.ts";
-import { parsePattern, type Pattern } from "../core/pattern.ts";
+import { parsePattern } from "../core/pattern.ts";
+import type { Grant } from "../routes/permissions.ts";
 import type { WebSocketRoute } from "../routes/websocket-bridge.ts";
 import { TUNNEL_PATH } from "../transports/chain.ts";
-import { REACH_OPTIONS, type Invocation } from "./command.ts";
+import { patterns, REACH_OPTIONS, type Invocation } from "./command.ts";
+import { parseBindRanges, parseDomain } from "./serve-agents.ts";
 
 export const SERVE_OPTIONS = {
   listen: list({
@@ -37,7 +39,7 @@ export const SERVE_OPTIONS = {
     group: "Listen",
     metavar: "CIDR",
     parse: parseAddressRange,
-    help: "Peers whose PROXY header is believed; loopback always is",
+    help: "Peers that are believed about who asks: their X-Forwarded fields, and their PROXY header (there loopback always is)",
   }),
   auth: list({
     group: "Users",
@@ -54,6 +56,12 @@ export const SERVE_OPTIONS = {
     help: "htpasswd file with bcrypt or argon2 hashes, read again when it changes",
   }),
   "no-auth": flag({ group: "Users", help: "Let everybody dial, also on an exposed listener" }),
+  admin: list({
+    group: "Users",
+    metavar: "USER",
+    parse: text,
+    help: "This user may see /-/agents and /-/metrics",
+  }),
   "allow-net": value({
     group: "Permissions",
     metavar: "LIST",
@@ -67,6 +75,39 @@ export const SERVE_OPTIONS = {
     separator: "\n",
     parse: patterns,
     help: "What may not be dialled; wins over --allow-net",
+  }),
+  grant: list({
+    group: "Permissions",
+    metavar: "USER=LIST",
+    separator: " ",
+    parse: grant,
+    help: "What a user may reach besides: NAME.agent.internal, agent:NAME to dial through an agent, hosts; * for USER means everybody",
+  }),
+  domain: value({
+    group: "Agents",
+    metavar: "DOMAIN",
+    parse: parseDomain,
+    help: "Exposures are NAME.DOMAIN; write https://DOMAIN[:PORT] when a proxy in front speaks TLS [default: NAME.localhost]",
+  }),
+  "agent-token": list({
+    group: "Agents",
+    metavar: "TOKEN",
+    separator: " ",
+    secret: true,
+    parse: text,
+    help: "Agents must show it; it may register anything",
+  }),
+  tokens: value({
+    group: "Agents",
+    metavar: "FILE",
+    parse: text,
+    help: "Tokens with rights (TOML, see seikan token), read again when it changes",
+  }),
+  "allow-bind": list({
+    group: "Agents",
+    metavar: "PORTS",
+    parse: parseBindRanges,
+    help: "Ports that agents may open: PORT, FIRST-LAST, ADDR:PORT; on the first listener's address unless told otherwise",
   }),
   "tunnel-path": value({
     group: "WebSocket",
@@ -143,6 +184,19 @@ export const SERVE_OPTIONS = {
 export type ServeInvocation = Invocation<typeof SERVE_OPTIONS>;
 export type ServeValues = ServeInvocation["values"];
 
+function grant(input: string): readonly [string, Grant] {
+  const at = input.indexOf("=");
+  if (at < 1) throw usageError(`expected USER=LIST, got "${input}"`, "for example --grant alice=db.agent.internal");
+  const entries = input
+    .slice(at + 1)
+    .split(",")
+    .map((entry) => entry.trim())
+    .filter((entry) => entry !== "");
+  const isAgent = (entry: string) => entry.startsWith("agent:");
+  const agents = entries.filter(isAgent).map((entry) => entry.slice("agent:".length).toLowerCase());
+  return [input.slice(0, at), { agents, targets: entries.filter((entry) => !isAgent(entry)).map(parsePattern) }];
+}
+
 function webSocketRoute(input: string): WebSocketRoute {
   const at = input.indexOf("=");
   if (at < 1) throw usageError(`expected PATH=HOST:PORT, got "${input}"`, "for example --ws-route /vnc=127.0.0.1:5900");
@@ -152,12 +206,4 @@ function webSocketRoute(input: string): WebSocketRoute {
 function path(input: string): string {
   if (/^\/[\x21-\x7e]*$/.test(input) && !/[?#]/.test(input)) return input;
   throw usageError(`expected a path such as /tunnel, got "${input}"`);
-}
-
-function patterns(input: string): Pattern[] {
-  return input
-    .split(",")
-    .map((part) => part.trim())
-    .filter((part) => part !== "")
-    .map(parsePattern);
 }

@@ -7,7 +7,10 @@ import { connectionCapacity, inheritedListeners } from "../platform/descriptors.
 import type { Client, RouteContext, Endpoint } from "../routes/context.ts";
 import { ConnectUdpEndpoint } from "../routes/connect-udp.ts";
 import { readProxyHeader, serveClient } from "../routes/front.ts";
-import { Permissions } from "../routes/permissions.ts";
+import type { Exposure } from "../routes/exposure.ts";
+import { Permissions, type Grant } from "../routes/permissions.ts";
+import { SiteRoutes } from "../routes/site-routes.ts";
+import { visitRaw } from "../routes/tls-entry.ts";
 import { TunnelEndpoint } from "../routes/tunnel.ts";
 import { Users } from "../routes/users.ts";
 import { WebSocketBridge } from "../routes/websocket-bridge.ts";
@@ -21,6 +24,7 @@ import { announce } from "./announce.ts";
 import { Certificates, stampOf } from "./certificates.ts";
 import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
+import { ServeAgents, servesOutside } from "./serve-agents.ts";
 import type { ServeInvocation, ServeValues } from "./serve-options.ts";
 import { tunnelLogger } from "./tunnel-log.ts";
 
@@ -45,6 +49,7 @@ export class Server {
   readonly #users: Users | undefined;
   readonly #context: RouteContext;
   readonly #reach: Reach;
+  readonly #agents: ServeAgents;
   readonly #perAddress = new Map<string, number>();
   readonly #maxConnections: number;
   #own: TcpTarget[] = [];
@@ -52,6 +57,7 @@ export class Server {
   #draining = false;
   #warnedFull = false;
   #userStamp = "";
+  #tokenStamp = "";
 
   constructor({ values, sourceOf }: ServeInvocation, io: CommandIo) {
     this.#values = values;
@@ -61,8 +67,13 @@ export class Server {
     this.#certificates = certificatesOf(values, this.#specs);
     this.#users = usersOf(values);
     if (values["auth-file"] !== undefined) this.#userStamp = stampOf(values["auth-file"]);
+    if (values.tokens !== undefined) this.#tokenStamp = stampOf(values.tokens);
     this.#maxConnections = values["max-connections"] ?? connectionCapacity();
-    this.#reach = new Reach(values, this.#viaSource, tunnelLogger(io));
+    this.#agents = new ServeAgents(values, this.#specs[0]!.address, (exposure, stream, peer) =>
+      this.#visitPort(exposure, stream, peer),
+    );
+    const agents = (name: string) => this.#agents.registry.exitDialer(name);
+    this.#reach = new Reach(values, this.#viaSource, tunnelLogger(io), { agents });
     this.#refuseOpenProxy();
     this.#context = this.#createContext();
   }
@@ -70,7 +81,7 @@ export class Server {
   /** Listens everywhere, then says so. */
   async start(scope: Scope): Promise<void> {
     // Loaded beforehand: a hello that comes while this loads would be read as data.
-    if (this.#certificates?.isSeveral) this.#peekServerName = (await import("../transports/peek.ts")).peekServerName;
+    if (this.#certificates !== undefined) this.#peekServerName = (await import("../transports/peek.ts")).peekServerName;
     for (const spec of this.#specs) {
       await removeStaleSocket(spec.address);
       this.#listeners.push(listen(spec.address, (stream, peer) => this.#accept(spec, stream, peer)));
@@ -103,7 +114,8 @@ export class Server {
   reload(): void {
     this.#attempt("certificates", () => this.#certificates?.reload());
     this.#attempt("users", () => this.#reloadUsers());
-    this.#io.log.info("reloaded certificates and users");
+    this.#attempt("tokens", () => this.#agents.reload());
+    this.#io.log.info("reloaded certificates, users and tokens");
   }
 
   printStatus(): void {
@@ -116,7 +128,8 @@ export class Server {
   // --- connections -----------------------------------------------------------
 
   #accept(spec: ListenSpec, stream: ByteStream, peer: Peer): void {
-    const client: Client = { address: peer.address, port: peer.port, exposed: this.#isExposed(spec.address) };
+    const { address, port } = peer;
+    const client: Client = { address, port, exposed: this.#isExposed(spec.address), isSecure: spec.isTls };
     if (!this.#admit(stream, client)) return;
     if (!spec.isTls && !this.#values["proxy-protocol"]) return serveClient(this.#context, stream, client, "all");
     this.#live.add(stream);
@@ -133,16 +146,34 @@ export class Server {
     let client = peer;
     if (this.#values["proxy-protocol"])
       client = await readProxyHeader(this.#context, stream, client, this.#values["trusted-proxy"]);
-    if (spec.isTls) stream = await this.#secure(stream);
+    if (spec.isTls) return this.#secure(stream, client);
     serveClient(this.#context, stream, client, "all");
   }
 
-  async #secure(stream: ByteStream): Promise<ByteStream> {
+  /** Speaks TLS with the client, unless its server name belongs to an exposure that does. */
+  async #secure(stream: ByteStream, client: Client): Promise<void> {
     const certificates = this.#certificates!;
+    const { registry } = this.#agents;
     const deadline = deadlineIn(this.#values["header-timeout"]);
-    if (!certificates.isSeveral) return tlsServer(stream, certificates.choose(""), deadline);
-    const name = await this.#peekServerName!(stream, deadline);
-    return tlsServer(stream, certificates.choose(name), deadline);
+    const asksName = certificates.isSeveral || registry.hasPassthrough;
+    const name = asksName ? await this.#peekServerName!(stream, deadline) : "";
+    const exposure = registry.passthrough(name);
+    if (exposure !== undefined) return visitRaw(this.#context, exposure, stream, client, "TLS");
+    serveClient(this.#context, await tlsServer(stream, certificates.choose(name), deadline), client, "all");
+  }
+
+  /** A visitor of a port that an agent has. */
+  #visitPort(exposure: Exposure, stream: ByteStream, peer: Peer): void {
+    const client: Client = { ...peer, exposed: true, isSecure: false };
+    if (!this.#admit(stream, client)) return;
+    const method = exposure.spec.kind === "udp" ? "UDP" : "TCP";
+    visitRaw(this.#context, exposure, stream, client, method);
+  }
+
+  /** A client that came to one of our own sites through CONNECT: from outside, whoever it is. */
+  #enter(stream: ByteStream, peer: Peer): void {
+    const client: Client = { ...peer, exposed: true, isSecure: false, maySecure: true };
+    serveClient(this.#context, stream, client, "http");
   }
 
   /** Counts a connection in and out; over the limits it is closed at once, before it costs anything. */
@@ -180,14 +211,25 @@ export class Server {
   #createContext(): RouteContext {
     const values = this.#values;
     const deny = values["deny-net"].flat();
-    const permissions = new Permissions({ allow: values["allow-net"], deny }, () => this.#own);
+    const grants = grantsOf(values.grant);
+    const permissions = new Permissions({ allow: values["allow-net"], deny, grants }, () => this.#own);
+    const logAccess = accessLogger(
+      values["access-log"] ?? (values.json ? "json" : "pretty"),
+      values["log-query"],
+      this.#io,
+    );
     const pseudonym = `seikan-${crypto.randomUUID().slice(0, 8)}`;
     return {
-      routes: this.#reach.explicit(),
+      routes: new SiteRoutes(this.#reach.explicit(), this.#agents.registry, (stream, peer) =>
+        this.#enter(stream, peer),
+      ),
       permissions,
       users: this.#users,
       openToAll: values["no-auth"],
-      endpoints: endpointsOf(values),
+      endpoints: [...endpointsOf(values), this.#agents.endpoint],
+      sites: this.#agents.registry,
+      tls: { registry: this.#agents.registry, choose: (name) => this.#certificates?.choose(name) },
+      trustedProxies: values["trusted-proxy"],
       limits: {
         head: { bytes: values["max-header-size"], fields: values["max-headers"] },
         headMs: values["header-timeout"],
@@ -203,7 +245,10 @@ export class Server {
       isDraining: () => this.#draining,
       live: this.#live,
       log: this.#io.log,
-      access: accessLogger(values["access-log"] ?? (values.json ? "json" : "pretty"), values["log-query"], this.#io),
+      access(entry) {
+        logAccess(entry);
+        entry.way?.onAccess?.(entry);
+      },
     };
   }
 
@@ -212,13 +257,15 @@ export class Server {
    * what they are bound to. So does a server that somebody put a proxy in front of.
    */
   #isExposed(address: ListenAddress): boolean {
-    if (this.#values["trusted-proxy"].length > 0 || address.kind === "fd") return true;
+    if (this.#values["trusted-proxy"].length > 0 || servesOutside(this.#values) || address.kind === "fd") return true;
     return address.kind === "tcp" && !isLoopbackHost(address.host);
   }
 
   #refuseOpenProxy(): void {
     const exposed = this.#specs.find(({ address }) => this.#isExposed(address));
     if (exposed === undefined || this.#values["no-auth"] || this.#users !== undefined) return;
+    // It has other work: it dials for nobody.
+    if (servesOutside(this.#values)) return;
     throw usageError(
       "refusing to be an open proxy: a listener can be reached from other machines and nobody has to authenticate",
       "add users with --auth-file FILE or --auth USER:PASS",
@@ -231,10 +278,18 @@ export class Server {
       if (this.#certificates?.reloadIfChanged()) this.#io.log.info("reloaded certificates: a file changed");
     });
     const file = this.#values["auth-file"];
-    if (file === undefined || stampOf(file) === this.#userStamp) return;
-    this.#attempt("users", () => {
-      this.#reloadUsers();
-      this.#io.log.info("reloaded users: the file changed");
+    if (file !== undefined && stampOf(file) !== this.#userStamp) {
+      this.#attempt("users", () => {
+        this.#reloadUsers();
+        this.#io.log.info("reloaded users: the file changed");
+      });
+    }
+    const { tokens } = this.#values;
+    if (tokens === undefined || stampOf(tokens) === this.#tokenStamp) return;
+    this.#tokenStamp = stampOf(tokens);
+    this.#attempt("tokens", () => {
+      this.#agents.reload();
+      this.#io.log.info("reloaded tokens: the file changed");
     });
   }
 
@@ -299,6 +354,16 @@ function certificatesOf(values: ServeValues, specs: readonly ListenSpec[]): Cert
     certs.map((cert, index) => ({ cert, key: keys[index]! })),
     values["tls-client-ca"],
   );
+}
+
+/** Several grants to one user add up. */
+function grantsOf(entries: ServeValues["grant"]): Map<string, Grant> {
+  const grants = new Map<string, Grant>();
+  for (const [user, { targets, agents }] of entries) {
+    const before = grants.get(user) ?? { targets: [], agents: [] };
+    grants.set(user, { targets: [...before.targets, ...targets], agents: [...before.agents, ...agents] });
+  }
+  return grants;
 }
 
 function endpointsOf(values: ServeValues): Endpoint[] {

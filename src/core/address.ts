@@ -177,6 +177,28 @@ export function isLoopbackHost(host: string): boolean {
   return parseIp(host)?.range() === "loopback";
 }
 
+/** Names below this belong to exposures of agents; no resolver is ever asked about them. */
+const PRIVATE_SUFFIX = ".agent.internal";
+
+export function isPrivateName(host: string): boolean {
+  return host.endsWith(PRIVATE_SUFFIX) || host === PRIVATE_SUFFIX.slice(1);
+}
+
+/** `db` is `db.agent.internal`. */
+export function privateName(label: string): string {
+  return label + PRIVATE_SUFFIX;
+}
+
+/** `db` of `db.agent.internal`; undefined for any other name. */
+export function privateLabel(host: string): string | undefined {
+  return host.endsWith(PRIVATE_SUFFIX) ? host.slice(0, -PRIVATE_SUFFIX.length) : undefined;
+}
+
+/** One label of a DNS name (RFC 1123 section 2.1), lower case; undefined when it is none. */
+export function canonicalLabel(text: string): string | undefined {
+  return /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/i.test(text) ? text.toLowerCase() : undefined;
+}
+
 // --- networks --------------------------------------------------------------
 
 export interface Network {

@@ -46,6 +46,11 @@ export const OUTCOMES = {
   "upgrade-required": outcome(426, "http_request_error", 2),
   "origin-denied": outcome(403, "http_request_denied", 4),
   "wrong-host": outcome(421, "http_request_error", 2),
+  "no-such-site": outcome(404, "destination_not_found", 3),
+  "site-away": outcome(503, "destination_unavailable", 3),
+  "visitor-denied": outcome(403, "http_request_denied", 4),
+  "name-taken": outcome(409, "http_request_denied", 4),
+  "not-granted": outcome(403, "http_request_denied", 4),
   "expectation-failed": outcome(417, "http_request_error", 2),
   "uri-too-long": outcome(414, "http_request_error", 2),
   "head-too-large": outcome(431, "http_request_error", 2),
@@ -82,6 +87,10 @@ export interface ErrorDetails {
   readonly hints?: readonly string[];
   /** Status another hop answered with; it says more than our own table. */
   readonly hopStatus?: number;
+  /** The RFC 9209 error type that hop named. */
+  readonly hopError?: string | undefined;
+  /** For our own log, where the message is for somebody who should not know as much. */
+  readonly forLog?: string;
 }
 
 /** The only error seikan throws on purpose. */
@@ -89,6 +98,8 @@ export class SeikanError extends Error {
   readonly code: ErrorCode;
   readonly hints: readonly string[];
   readonly hopStatus: number | undefined;
+  readonly hopError: string | undefined;
+  readonly forLog: string;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -96,6 +107,8 @@ export class SeikanError extends Error {
     this.code = code;
     this.hints = details.hints ?? [];
     this.hopStatus = details.hopStatus;
+    this.hopError = details.hopError;
+    this.forLog = details.forLog ?? message;
   }
 
   get outcome(): Outcome {

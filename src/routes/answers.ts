@@ -2,6 +2,7 @@ import type { SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { closeGently } from "../transports/gentle-close.ts";
 import { formatHead, type Fields } from "../wire/fields.ts";
+import { CONTENT_TYPES, errorForm, errorPage, PAGE_FIELDS, problem, type ErrorForm } from "./error-page.ts";
 
 const REASONS: Readonly<Record<number, string>> = {
   200: "OK",
@@ -12,6 +13,7 @@ const REASONS: Readonly<Record<number, string>> = {
   405: "Method Not Allowed",
   407: "Proxy Authentication Required",
   408: "Request Timeout",
+  409: "Conflict",
   414: "URI Too Long",
   417: "Expectation Failed",
   421: "Misdirected Request",
@@ -30,19 +32,21 @@ const REASONS: Readonly<Record<number, string>> = {
 export interface TextAnswer {
   readonly status: number;
   readonly text: string;
+  /** Plain text unless said otherwise: it reflects nothing that a browser would run. */
+  readonly contentType?: string;
   readonly fields?: Fields;
   /** Then the body is left out, but not its length (answers to HEAD). */
   readonly headOnly?: boolean;
   readonly keepAlive?: boolean;
 }
 
-/** A complete plain-text answer. Plain text reflects nothing that a browser would run. */
+/** A complete answer. */
 export function textAnswer(answer: TextAnswer): Buffer {
   const body = Buffer.from(`${answer.text}\n`, "utf8");
   const reason = REASONS[answer.status] ?? "Error";
   const head = formatHead(`HTTP/1.1 ${answer.status} ${reason}`, [
     "Content-Type",
-    "text/plain; charset=utf-8",
+    answer.contentType ?? CONTENT_TYPES.text,
     "Content-Length",
     String(body.length),
     ...(answer.keepAlive === true ? [] : ["Connection", "close"]),
@@ -58,6 +62,8 @@ export interface ErrorStyle {
   readonly asOrigin?: boolean;
   /** What 426 asks for. */
   readonly upgrade?: "websocket" | "connect-udp";
+  /** The client's `Accept`: a page or a problem document where it asks for one. */
+  readonly accept?: string;
 }
 
 /** What a client is told when its request failed here (docs: http errors). */
@@ -69,10 +75,21 @@ export function errorAnswer(error: SeikanError, proxyName: string, style: ErrorS
   if (status === 401) fields.push("WWW-Authenticate", CHALLENGE);
   if (status === 426) fields.push("Upgrade", style.upgrade ?? "websocket");
   if (status === 426 && style.upgrade !== "connect-udp") fields.push("Sec-WebSocket-Version", "13");
-  if (status === 429 || status === 503) fields.push("Retry-After", "1");
+  if (status === 429 || status === 503) fields.push("Retry-After", error.code === "site-away" ? "5" : "1");
   if (status === 405) fields.push("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
-  const text = [`seikan: ${error.message}`, ...error.hints.map((hint) => `hint: ${hint}`)].join("\n");
-  return textAnswer({ status, text, fields, headOnly: style.headOnly ?? false });
+  const headOnly = style.headOnly ?? false;
+  const form = style.accept === undefined ? "text" : errorForm(style.accept);
+  const contentType = CONTENT_TYPES[form];
+  if (form === "html") fields.push(...PAGE_FIELDS);
+  return textAnswer({ status, text: errorText(error, status, form), contentType, fields, headOnly });
+}
+
+function errorText(error: SeikanError, status: number, form: ErrorForm): string {
+  const { code, message, hints } = error;
+  const words = { status, reason: REASONS[status] ?? "Error", code, message, hints };
+  if (form === "html") return errorPage(words);
+  if (form === "problem") return problem(words);
+  return [`seikan: ${message}`, ...hints.map((hint) => `hint: ${hint}`)].join("\n");
 }
 
 const CHALLENGE = 'Basic realm="seikan", charset="UTF-8"';

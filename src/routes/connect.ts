@@ -15,6 +15,10 @@ export interface TunnelRequest {
   readonly client: Client;
   readonly exposed: boolean;
   readonly user: string | undefined;
+  /** The agent that shall dial, where the request names one. */
+  readonly agent?: string | undefined;
+  /** Chooses the way, where the route table shall not; throws to refuse. */
+  readonly route?: () => Way;
   /** The target was granted by whoever configured this: no permission is asked for. */
   readonly isGranted?: boolean;
   /** What `accept` tells the client. */
@@ -57,11 +61,13 @@ class Tunnel {
   }
 
   open(): void {
-    const { target, exposed, isGranted } = this.#request;
+    const { target, isGranted, agent, client } = this.#request;
     const context = this.#context;
     try {
-      const way = (this.#way = context.routes.choose(target));
-      const dialling = isGranted ? dialGranted(context, target, way) : dialTarget(context, target, way, exposed);
+      const way = (this.#way = this.#request.route?.() ?? context.routes.choose(target, agent));
+      const dialling = isGranted
+        ? dialGranted(context, target, way, client)
+        : dialTarget(context, target, way, this.#request);
       dialling.then(
         (outbound) => this.#join(outbound),
         (thrown: unknown) => this.#refuse(toSeikanError(thrown)),

@@ -1,4 +1,4 @@
-import { tcpTarget, type Target } from "../core/address.ts";
+import { formatHostPort, tcpTarget, type Network, type Target } from "../core/address.ts";
 import { deadlineIn } from "../core/clock.ts";
 import type { SeikanError } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
@@ -7,6 +7,8 @@ import type { ByteStream } from "../core/stream.ts";
 import type { HeadLimits, RequestHead } from "../wire/http1.ts";
 import type { Permissions } from "./permissions.ts";
 import type { Routes, Way } from "./route-table.ts";
+import type { Sites } from "./sites.ts";
+import type { TlsEntry } from "./tls-entry.ts";
 import type { Users } from "./users.ts";
 
 /** What bounds each connection. All times in milliseconds, 0 switches a time-out off. */
@@ -34,6 +36,12 @@ export interface RouteContext {
   readonly openToAll: boolean;
   /** What lives at paths of ours. */
   readonly endpoints: readonly Endpoint[];
+  /** What visitors reach by Host; undefined: nothing. */
+  readonly sites: Sites | undefined;
+  /** For clients that speak TLS on plain listeners; undefined: they are refused. */
+  readonly tls: TlsEntry | undefined;
+  /** Peers whose word about who asks is believed. */
+  readonly trustedProxies: readonly Network[];
   readonly limits: Limits;
   /** Our pseudonym in `Via`; undefined: none is added. */
   readonly via: string | undefined;
@@ -54,8 +62,28 @@ export interface Client {
   readonly port: number;
   /** The listener can be reached from other machines (docs: "Who may do what"). */
   readonly exposed: boolean;
+  /** It speaks TLS with us. */
+  readonly isSecure: boolean;
+  /** It may begin to, where others must have begun before. */
+  readonly maySecure?: boolean;
   /** Settled by the tunnel that carries this connection: who it belongs to, if to anybody. */
   readonly login?: { readonly user: string | undefined };
+  /** It is our own server: whom it speaks for is in `Forwarded`. */
+  readonly isServer?: boolean;
+}
+
+/** A client for people and logs. */
+export function formatPeer({ address, port }: { readonly address: string; readonly port: number }): string {
+  return address === "" ? "unix" : formatHostPort(address, port);
+}
+
+/** Who asks for a target. */
+export interface Asker {
+  readonly client: Client;
+  readonly exposed: boolean;
+  readonly user: string | undefined;
+  /** The agent that shall dial, where the request names one (`Seikan-Agent`). */
+  readonly agent?: string | undefined;
 }
 
 /** An origin-form or absolute-form GET for one of our own paths, after which the connection is no HTTP any more. */
@@ -74,8 +102,8 @@ export interface UpgradeRequest {
 
 /** Something that lives at a path of ours. */
 export interface Endpoint {
-  /** What a connection to it is upgraded to. */
-  readonly protocol: "websocket" | "connect-udp";
+  /** What a connection to it is upgraded to; undefined: it answers in HTTP. */
+  readonly protocol?: "websocket" | "connect-udp";
   matches(path: string): boolean;
   /** Throws to refuse: the client is told in plain HTTP. */
   serve(request: UpgradeRequest): Promise<void>;
@@ -97,23 +125,24 @@ export interface AccessEntry {
   readonly error: SeikanError | undefined;
 }
 
-/** Throws unless a request from this client, exposed or not, may be dialled for. */
-export function checkTarget(context: RouteContext, target: Target, way: Way, exposed: boolean): void {
+/** Throws unless this may be dialled for whoever asks. */
+export function checkTarget(context: RouteContext, target: Target, way: Way, asker: Asker): void {
   if (target.kind === "unix" || way.resolvesHere) return;
-  context.permissions.checkName(tcpTarget(target.host, target.port), exposed);
+  context.permissions.checkName(tcpTarget(target.host, target.port), asker, way.agent);
 }
 
 /** Dials with every check: the names here or there, the addresses, the time. */
-export function dialTarget(context: RouteContext, target: Target, way: Way, exposed: boolean): Promise<ByteStream> {
-  checkTarget(context, target, way, exposed);
+export function dialTarget(context: RouteContext, target: Target, way: Way, asker: Asker): Promise<ByteStream> {
+  checkTarget(context, target, way, asker);
   const deadline = deadlineIn(context.limits.connectMs);
   return way.dial(target, {
     deadline,
-    permit: (address, tcp) => context.permissions.checkAddress(address, tcp, exposed),
+    source: asker.client,
+    permit: (address, tcp) => context.permissions.checkAddress(address, tcp, asker.exposed),
   });
 }
 
 /** Dials what the configuration itself names. */
-export function dialGranted(context: RouteContext, target: Target, way: Way): Promise<ByteStream> {
-  return way.dial(target, { deadline: deadlineIn(context.limits.connectMs) });
+export function dialGranted(context: RouteContext, target: Target, way: Way, source: Client): Promise<ByteStream> {
+  return way.dial(target, { deadline: deadlineIn(context.limits.connectMs), source });
 }

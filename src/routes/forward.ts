@@ -1,25 +1,48 @@
-import { formatTarget } from "../core/address.ts";
 import { bridge } from "../core/bridge.ts";
-import { deadlineIn, now, sweep } from "../core/clock.ts";
+import { now, sweep } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import type { CredentialAttempt } from "../transports/proxy-credentials.ts";
-import {
-  endToEnd,
-  fieldTokens,
-  fieldValues,
-  formatHead,
-  safeTrailers,
-  withoutFields,
-  type Fields,
-} from "../wire/fields.ts";
+import { endToEnd, fieldTokens, fieldValues, formatHead, safeTrailers, type Fields } from "../wire/fields.ts";
 import { ResponseReader, type MessageHandler, type RequestHead, type ResponseHead } from "../wire/http1.ts";
-import { errorAnswer, textAnswer } from "./answers.ts";
-import { checkTarget, dialTarget, type Client, type RouteContext } from "./context.ts";
-import { forwardedFields, maxForwards, wantsWebSocket, type ForwardTarget } from "./forward-request.ts";
+import { answerStatus, errorAnswer, textAnswer, type ErrorStyle } from "./answers.ts";
+import type { Client, RouteContext } from "./context.ts";
+import { maxForwards, wantsWebSocket } from "./forward-request.ts";
 import { lastChunk, MessageWriter } from "./message-writer.ts";
 import type { Way } from "./route-table.ts";
-import { KeptUpstream, type UpstreamSlot } from "./upstream.ts";
+import { KeptUpstream, type IdleConnection, type UpstreamSlot } from "./upstream.ts";
+
+/** Where one request goes on to, and what changes on its way there and back. */
+export interface Destination {
+  /** For the log; known once it was reached. */
+  readonly way: Way | undefined;
+  /** The request as it goes on. Throws to refuse it. */
+  prepare(): Outgoing;
+  /** A kept connection to this origin may take the request. Throws when it may not be made at all. */
+  accepts(origin: string): boolean;
+  /** Opens a connection of its own. */
+  reach(): Promise<ByteStream>;
+  /** Names what a connection leads to, so that a further request to the same place can take it. */
+  readonly origin: string;
+  /** Our credentials at an upstream proxy. */
+  readonly credentials: CredentialAttempt | undefined;
+  /** The name of that proxy, for errors. */
+  readonly proxyName: string;
+  /** The fields of an answer as they go back, less what belongs to one hop. */
+  answerFields(fields: string[]): string[];
+  /** How its errors are told. */
+  readonly style: ErrorStyle;
+  /** Where connections to it are listed that wait for a further request. */
+  readonly idle: Set<IdleConnection> | undefined;
+  /** The exchange is over, however it went. */
+  settled(): void;
+}
+
+export interface Outgoing {
+  /** The request target: origin-form, or absolute-form for a proxy. */
+  readonly target: string;
+  readonly fields: readonly string[];
+}
 
 /** Gets the body of the request that is being answered. */
 export interface BodyTaker {
@@ -52,17 +75,14 @@ export interface ClientConnection {
 export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   readonly #connection: ClientConnection;
   readonly #head: RequestHead;
-  readonly #target: ForwardTarget;
-  readonly #exposed: boolean;
+  readonly #destination: Destination;
   readonly #user: string | undefined;
   readonly #startedAt = now();
   readonly #done = Promise.withResolvers<void>();
   #reader: ResponseReader;
   readonly #client: MessageWriter;
   #upstream: MessageWriter | undefined;
-  #way: Way | undefined;
-  /** Our credentials at an upstream proxy. */
-  #attempt: CredentialAttempt | undefined;
+  #origin = "";
   #resend: () => Promise<void> = () => Promise.resolve();
   #response: ResponseHead | undefined;
   #chunksToClient = false;
@@ -73,17 +93,11 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   #progress = 0;
   readonly #watch: (time: number) => boolean;
 
-  constructor(
-    connection: ClientConnection,
-    head: RequestHead,
-    target: ForwardTarget,
-    who: { exposed: boolean; user: string | undefined },
-  ) {
+  constructor(connection: ClientConnection, head: RequestHead, destination: Destination, user: string | undefined) {
     this.#connection = connection;
     this.#head = head;
-    this.#target = target;
-    this.#exposed = who.exposed;
-    this.#user = who.user;
+    this.#destination = destination;
+    this.#user = user;
     this.#client = new MessageWriter(connection.stream);
     this.#reader = this.#newReader();
     this.#watch = this.#stallWatch();
@@ -105,29 +119,23 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   }
 
   async #start(): Promise<void> {
-    const { via } = this.#connection.context;
-    const fields = forwardedFields(this.#head, this.#target.host, via);
+    const outgoing = this.#destination.prepare();
     if (maxForwards(this.#head) === 0) return this.#answerOptions();
-    this.#way = this.#connection.context.routes.choose(this.#target.tcp);
-    const proxy = this.#way.httpProxy;
-    const url = `http://${this.#target.host}${this.#target.path}`;
-    this.#attempt = proxy?.credentials.attempt(this.#head.method, url);
-    await this.#send(proxy === undefined ? this.#target.path : url, fields);
+    await this.#send(outgoing);
     this.#connection.takeBody(this);
   }
 
-  /** Sends the head upstream: to the origin, or in absolute-form to the proxy that leads there. */
-  async #send(target: string, fields: readonly string[]): Promise<void> {
-    const upstream = await this.#reach();
+  async #send(outgoing: Outgoing): Promise<void> {
+    const upstream = this.#takeKept() ?? (await this.#reach());
     if (this.#over) return upstream.abort(new SeikanError("cancelled", "the client has gone"));
-    const authorization = this.#attempt?.value;
-    const added = withoutFields(this.#way?.httpProxy?.fields ?? [], (name) => name === "host");
-    if (authorization !== undefined) added.push("Proxy-Authorization", authorization);
+    const authorization = this.#destination.credentials?.value;
+    const credentials = authorization === undefined ? [] : ["Proxy-Authorization", authorization];
     this.#upstream = new MessageWriter(upstream);
-    this.#upstream.put(formatHead(`${this.#head.method} ${target} HTTP/1.1`, [...fields, ...added]));
+    const startLine = `${this.#head.method} ${outgoing.target} HTTP/1.1`;
+    this.#upstream.put(formatHead(startLine, [...outgoing.fields, ...credentials]));
     upstream.attach(this);
     upstream.resume();
-    this.#resend = () => this.#send(target, fields);
+    this.#resend = () => this.#send(outgoing);
     sweep.add(this.#watch);
     this.#upstream.flush();
   }
@@ -143,25 +151,25 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#settle(undefined);
   }
 
-  /** What an upstream connection may be used for again. */
-  get #origin(): string {
-    return this.#way?.httpProxy?.name ?? formatTarget(this.#target.tcp);
+  /** The connection of this client's last request, if this one may go there, too. */
+  #takeKept(): ByteStream | undefined {
+    const slot = this.#connection.upstream;
+    const { kept } = slot;
+    if (kept === undefined) return undefined;
+    const fits = !kept.stream.isClosed && this.#destination.accepts(kept.origin);
+    slot.kept = undefined;
+    if (fits) {
+      this.#origin = kept.origin;
+      return kept.take();
+    }
+    kept.abort(new SeikanError("cancelled", "another origin is asked"));
+    return undefined;
   }
 
   async #reach(): Promise<ByteStream> {
-    const { context, upstream } = this.#connection;
-    const { tcp } = this.#target;
-    const way = this.#way!;
-    checkTarget(context, tcp, way, this.#exposed);
-    const kept = upstream.kept;
-    upstream.kept = undefined;
-    if (kept?.origin === this.#origin && !kept.stream.isClosed) {
-      kept.stream.detach();
-      return kept.stream;
-    }
-    kept?.abort(new SeikanError("cancelled", "another origin is asked"));
-    if (way.httpProxy === undefined) return dialTarget(context, tcp, way, this.#exposed);
-    return way.httpProxy.reach(way.httpProxy.proxy, { deadline: deadlineIn(context.limits.connectMs) });
+    const stream = await this.#destination.reach();
+    this.#origin = this.#destination.origin;
+    return stream;
   }
 
   write(chunk: Uint8Array): boolean {
@@ -204,7 +212,8 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     ) {
       throw new SeikanError("bad-response", "the origin switched protocols unasked");
     }
-    if (head.status === 407 && this.#attempt !== undefined) return this.#challenged(head);
+    const { credentials } = this.#destination;
+    if (head.status === 407 && credentials !== undefined) return this.#challenged(head, credentials);
     const { minor } = this.#head;
     if (head.status === 101) this.#over = true;
     if (head.status >= 200 || head.status === 101) this.#response = head;
@@ -215,18 +224,18 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   }
 
   /** An upstream proxy wants credentials; that is between it and us. A body is not sent twice. */
-  #challenged(head: ResponseHead): void {
-    const proxy = this.#way!.httpProxy!;
+  #challenged(head: ResponseHead, credentials: CredentialAttempt): void {
+    const { proxyName } = this.#destination;
     const upstream = this.#upstream!.stream;
     this.#reader.pause();
     upstream.detach();
     upstream.abort(new SeikanError("hop-auth", "authenticating on a new connection"));
     this.#reader = this.#newReader();
-    const answer = this.#attempt!.challenged(fieldValues(head.fields, "proxy-authenticate"), proxy.name);
+    const answer = credentials.challenged(fieldValues(head.fields, "proxy-authenticate"), proxyName);
     answer
       .then(() => {
         if (this.#head.framing === 0) return this.#resend();
-        throw new SeikanError("hop-auth", `${proxy.name} wants other credentials; now it is known which: try again`);
+        throw new SeikanError("hop-auth", `${proxyName} wants other credentials; now it is known which: try again`);
       })
       .catch((thrown: unknown) => this.#fail(toSeikanError(thrown)));
   }
@@ -238,7 +247,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
 
   #responseFields(head: ResponseHead): string[] {
     const { via } = this.#connection.context;
-    const fields = endToEnd(head.fields);
+    const fields = this.#destination.answerFields(endToEnd(head.fields));
     if (via !== undefined && head.status >= 200) fields.push("Via", `1.${head.minor} ${via}`);
     if (head.status === 101) return [...fields, "Connection", "Upgrade", "Upgrade", "websocket"];
     if (head.status < 200) return fields;
@@ -280,7 +289,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
       !this.#closesClient;
     if (!reusable || upstream.isClosed) return upstream.abort(new SeikanError("cancelled", "the answer is complete"));
     upstream.resume();
-    new KeptUpstream(this.#connection.upstream, upstream, this.#origin);
+    new KeptUpstream(this.#connection.upstream, upstream, this.#origin, this.#destination.idle);
   }
 
   #tunnel(rest: Uint8Array): void {
@@ -335,8 +344,9 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   /** Tells the client while that is possible; cuts its connection once an answer has begun. */
   #fail(error: SeikanError): void {
     if (this.#over) return;
-    const answer = errorAnswer(error, this.#connection.context.proxyName, { headOnly: this.#head.method === "HEAD" });
-    if (!this.#answeredBytes) this.#status = error.outcome.status;
+    const style = { ...this.#destination.style, headOnly: this.#head.method === "HEAD" };
+    const answer = errorAnswer(error, this.#connection.context.proxyName, style);
+    if (!this.#answeredBytes) this.#status = answerStatus(error, style);
     this.#settle(error);
     this.#upstream?.stream.abort(error);
     if (this.#answeredBytes) return this.#connection.finishWith((stream) => stream.abort(error));
@@ -355,13 +365,14 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
       user: this.#user,
       method: this.#head.method,
       target: this.#head.target,
-      way: this.#way,
+      way: this.#destination.way,
       status: this.#status,
       up: this.#upstream?.bytes ?? 0,
       down: this.#client.bytes,
       startedAt: this.#startedAt,
       error,
     });
+    this.#destination.settled();
     this.#done.resolve();
   }
 

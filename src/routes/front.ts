@@ -4,10 +4,10 @@ import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, Sink } from "../core/stream.ts";
 import { decodeStep, readStep } from "../transports/handshake.ts";
 import { decodeProxyHeader } from "../wire/proxy-protocol.ts";
-import { closeWith, errorAnswer } from "./answers.ts";
 import type { Client, RouteContext } from "./context.ts";
 import { HttpConnection } from "./http.ts";
 import { serveSocks } from "./socks.ts";
+import { enterTls } from "./tls-entry.ts";
 
 /** The protocols a listener speaks; `all` tells them apart by the first byte. */
 export type Protocols = "all" | "http" | "socks";
@@ -83,15 +83,19 @@ class FirstByte implements Sink {
   }
 
   #serveHttp(first: number): void {
-    if (first === TLS_HANDSHAKE) {
-      const error = new SeikanError("bad-request", "this port speaks plain HTTP, and the client speaks TLS", {
-        hints: ["use http:// for the proxy, or listen with https://ADDR:PORT"],
-      });
-      this.#context.log.debug(error.message, { peer: this.#client.address });
-      this.#stream.detach();
-      return closeWith(this.#stream, errorAnswer(error, this.#context.proxyName));
-    }
+    if (first === TLS_HANDSHAKE) return this.#serveTls();
     this.#context.live.add(new HttpConnection(this.#context, this.#stream, this.#client));
+  }
+
+  #serveTls(): void {
+    const context = this.#context;
+    const stream = this.#stream;
+    const serve = (secured: ByteStream, client: Client) => serveClient(context, secured, client, this.#protocols);
+    stream.detach();
+    context.live.add(stream);
+    void enterTls(context, stream, this.#client, serve)
+      .catch((thrown: unknown) => stream.abort(toSeikanError(thrown)))
+      .finally(() => context.live.delete(stream));
   }
 }
 
@@ -113,7 +117,7 @@ export async function readProxyHeader(
     const step = decodeStep(decodeProxyHeader, 16 + 65535);
     const { source } = await readStep(stream, step, deadlineIn(context.limits.headMs), stream.label);
     if (source === undefined) return client;
-    return { ...source, exposed: client.exposed || !isLoopbackHost(source.address) };
+    return { ...client, ...source, exposed: client.exposed || !isLoopbackHost(source.address) };
   } catch (thrown) {
     const error = toSeikanError(thrown);
     context.log.debug(`PROXY header refused: ${error.message}`, { peer: client.address });

@@ -1,5 +1,5 @@
-import { badTarget, parseAuthority } from "../core/address.ts";
-import { after, now } from "../core/clock.ts";
+import { badTarget, parseAuthority, parseIp, parsePort } from "../core/address.ts";
+import { after, deadlineIn, now } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import { fieldValue, fieldValues, type Fields } from "../wire/fields.ts";
@@ -12,6 +12,9 @@ import { openTunnel } from "./connect.ts";
 import type { Client, RouteContext, Endpoint } from "./context.ts";
 import { parseForwardTarget } from "./forward-request.ts";
 import { Exchange, type BodyTaker, type ClientConnection } from "./forward.ts";
+import { ForwardProxy } from "./forward-proxy.ts";
+import { admit, hostOf, probeNonce, siteErrorStyle, SiteVisit, visitorOf } from "./ingress.ts";
+import { noSuchSite, type Site, type Sites } from "./sites.ts";
 import type { UpstreamSlot } from "./upstream.ts";
 import { parseAuthorization } from "./users.ts";
 
@@ -125,12 +128,32 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   #serve(head: RequestHead): void {
     const isExposed = this.client.exposed || cameThroughProxy(head.fields);
     if (head.method === "CONNECT") return void this.#connect(head, isExposed);
-    if (head.target === "*") return this.#answerOwn(head);
     const path = ownPath(head);
-    if (path === undefined) return void this.#forward(head, isExposed);
-    const endpoint = this.context.endpoints.find((one) => one.matches(path));
-    if (endpoint === undefined) this.#answerOwn(head);
-    else void this.#upgrade(endpoint, head, path, isExposed);
+    const endpoint = path === undefined ? undefined : this.context.endpoints.find((one) => one.matches(path));
+    if (endpoint?.protocol === CONNECT_UDP) return void this.#upgrade(endpoint, head, path!, isExposed);
+    if (this.context.sites !== undefined) {
+      const site = this.#findSite(this.context.sites, head);
+      if (site instanceof SeikanError) return this.#fail(site, head, siteErrorStyle(head));
+      if (site !== undefined) return void this.#visit(site, head);
+    }
+    const isOrigin = path !== undefined || head.target === "*";
+    if (isOrigin && this.context.sites !== undefined && !isForServer(this.context.sites, head)) {
+      return this.#fail(noSuchSite(hostOf(head) ?? ""), head, siteErrorStyle(head));
+    }
+    if (head.target === "*" || (path !== undefined && endpoint === undefined)) return this.#answerOwn(head);
+    if (endpoint === undefined) void this.#forward(head, isExposed);
+    else void this.#upgrade(endpoint, head, path!, isExposed);
+  }
+
+  /** The site that a request is for; an error where it is for one that is not there. */
+  #findSite(sites: Sites, head: RequestHead): Site | SeikanError | undefined {
+    const host = hostOf(head);
+    if (host === undefined) return undefined;
+    try {
+      return sites.find(host);
+    } catch (thrown) {
+      return toSeikanError(thrown);
+    }
   }
 
   async #connect(head: RequestHead, exposed: boolean): Promise<void> {
@@ -144,9 +167,10 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       openTunnel(this.context, this.leave(), {
         method: "CONNECT",
         target,
-        client: this.client,
+        client: this.client.isServer ? forwardedClient(head, this.client) : this.client,
         exposed,
         user,
+        agent: agentOf(head),
         acceptStatus: 200,
         accept: acceptConnect,
         refuse: refuseConnect,
@@ -157,17 +181,43 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   }
 
   async #forward(head: RequestHead, exposed: boolean): Promise<void> {
+    const { context, client } = this;
     try {
       checkHost(head);
       const target = parseForwardTarget(head);
       const pending = this.#authorize(head, exposed);
       const user = pending === undefined ? undefined : await pending;
       if (this.#state === "gone") return;
-      this.#exchange = new Exchange(this, head, target, { exposed, user });
+      const destination = new ForwardProxy(context, head, target, { client, exposed, user, agent: agentOf(head) });
+      this.#exchange = new Exchange(this, head, destination, user);
       await this.#exchange.run();
     } catch (thrown) {
       this.#fail(toSeikanError(thrown), head);
     }
+  }
+
+  /** A visitor of one of our hosts. */
+  async #visit(site: Site, head: RequestHead): Promise<void> {
+    const { context, client } = this;
+    try {
+      checkHost(head);
+      const nonce = probeNonce(head);
+      if (nonce !== undefined) return await this.#probe(site, nonce);
+      const visitor = visitorOf(head, client, context.trustedProxies);
+      await admit(site, head, visitor);
+      if (this.#state === "gone") return;
+      this.#exchange = new Exchange(this, head, new SiteVisit(context, head, site, visitor, client), undefined);
+      await this.#exchange.run();
+    } catch (thrown) {
+      this.#fail(toSeikanError(thrown), head, siteErrorStyle(head));
+    }
+  }
+
+  async #probe(site: Site, nonce: string): Promise<void> {
+    await site.probe(nonce, deadlineIn(this.context.limits.connectMs));
+    if (this.#state === "gone") return;
+    this.stream.write(textAnswer({ status: 200, text: "it answers" }));
+    this.finish();
   }
 
   async #upgrade(endpoint: Endpoint, head: RequestHead, path: string, exposed: boolean): Promise<void> {
@@ -180,7 +230,8 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
         leave: () => (this.#state === "gone" ? undefined : this.leave()),
       });
     } catch (thrown) {
-      this.#fail(toSeikanError(thrown), head, { asOrigin: true, upgrade: endpoint.protocol });
+      const { protocol } = endpoint;
+      this.#fail(toSeikanError(thrown), head, { asOrigin: true, ...(protocol && { upgrade: protocol }) });
     }
   }
 
@@ -348,6 +399,26 @@ function ownPath({ target, fields }: RequestHead): string | undefined {
 function acceptConnect(stream: ByteStream): ByteStream {
   stream.write(ESTABLISHED);
   return stream;
+}
+
+/** Our own paths are for names that are no site's. */
+function isForServer(sites: Sites, head: RequestHead): boolean {
+  const host = hostOf(head);
+  return host === undefined || sites.isApex(host);
+}
+
+/** The agent that shall dial, where the request names one. */
+function agentOf(head: RequestHead): string | undefined {
+  return fieldValue(head.fields, "seikan-agent")?.trim();
+}
+
+/** Whom our server speaks for (RFC 7239): it alone writes this field. */
+function forwardedClient(head: RequestHead, server: Client): Client {
+  const match = /^for="?(\[[^\]]+\]|[^:"]+):(\d+)"?$/.exec(fieldValue(head.fields, "forwarded") ?? "");
+  const address = match === null ? undefined : parseIp(match[1]!.replace(/^\[(.*)\]$/, "$1"));
+  const port = match === null ? undefined : parsePort(match[2]!);
+  if (address === undefined) return server;
+  return { ...server, address: address.toString(), port: port ?? 0 };
 }
 
 /** After a refusal nothing more is read as HTTP: the client may have sent tunnel bytes (RFC 9931). */

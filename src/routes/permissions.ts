@@ -2,6 +2,7 @@ import { networkInterfaces } from "node:os";
 import {
   formatHostPort,
   inNetwork,
+  isPrivateName,
   parseIp,
   parseNetwork,
   type IpAddress,
@@ -12,11 +13,26 @@ import { now } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
 import { matches, type Pattern } from "../core/pattern.ts";
 
+/** Who asks, as far as permission depends on it. */
+export interface Asking {
+  readonly exposed: boolean;
+  readonly user: string | undefined;
+}
+
 /** What `--allow-net` and `--deny-net` say. */
 export interface NetRules {
   /** Undefined: not given. An empty list: given without a list, anything goes. */
   readonly allow: readonly Pattern[] | undefined;
   readonly deny: readonly Pattern[];
+  /** What a user may reach besides; `*` stands for everybody. */
+  readonly grants?: ReadonlyMap<string, Grant>;
+}
+
+/** What `--grant USER=LIST` says. */
+export interface Grant {
+  readonly targets: readonly Pattern[];
+  /** Agents that may dial for this user; `*`: all. */
+  readonly agents: readonly string[];
 }
 
 /**
@@ -62,13 +78,18 @@ export class Permissions {
     );
   }
 
-  /** Throws unless a later hop may be asked for this name, which it resolves itself. */
-  checkName(target: TcpTarget, exposed: boolean): void {
-    const literal = parseIp(target.host);
-    if (literal !== undefined) return this.checkAddress(literal, target, exposed);
+  /** Throws unless a later hop or an agent may be asked for this name, which it resolves itself. */
+  checkName(target: TcpTarget, { exposed, user }: Asking, agent?: string): void {
     const { allow, deny } = this.#rules;
     if (deny.some((pattern) => matches(pattern, target))) throw deniedName(target, "--deny-net forbids it");
-    if (deny.some((pattern) => pattern.host.kind === "network")) {
+    if (this.#isGranted(target, user, agent)) return;
+    if (agent !== undefined && allow === undefined) {
+      if (!exposed) return;
+      throw deniedName(target, `an exposed server asks agents only for users that may`, GRANT_HINT);
+    }
+    const literal = parseIp(target.host);
+    if (literal !== undefined) return this.checkAddress(literal, target, exposed);
+    if (deny.some((pattern) => pattern.host.kind === "network") && !isPrivateName(target.host)) {
       throw deniedName(target, "--deny-net names networks, and a later hop resolves this name");
     }
     if (allow === undefined) {
@@ -77,6 +98,17 @@ export class Permissions {
     }
     if (allow.length === 0 || allow.some((pattern) => matches(pattern, target))) return;
     throw deniedName(target, "--allow-net does not name it");
+  }
+
+  #isGranted(target: TcpTarget, user: string | undefined, agent: string | undefined): boolean {
+    const { grants } = this.#rules;
+    const own = [user === undefined ? undefined : grants?.get(user), grants?.get("*")];
+    return own.some((grant) => {
+      if (grant === undefined) return false;
+      if (grant.targets.some((pattern) => matches(pattern, target))) return true;
+      const byAgent = agent !== undefined && !isPrivateName(target.host);
+      return byAgent && grant.agents.some((name) => name === "*" || name === agent);
+    });
   }
 
   #isOwnListener(address: IpAddress, port: number): boolean {
@@ -108,9 +140,12 @@ function denied(target: TcpTarget, address: IpAddress, why: string, hint?: strin
   );
 }
 
-function deniedName(target: TcpTarget, why: string): SeikanError {
-  return new SeikanError("target-denied", `${formatHostPort(target.host, target.port)} may not be dialled: ${why}`);
+function deniedName(target: TcpTarget, why: string, ...hints: string[]): SeikanError {
+  const message = `${formatHostPort(target.host, target.port)} may not be dialled: ${why}`;
+  return new SeikanError("target-denied", message, { hints });
 }
+
+const GRANT_HINT = "--grant USER=NAME.agent.internal or --grant USER=agent:NAME lets a user";
 
 const INTERFACES_MS = 10_000;
 let interfaceAddresses: { readonly until: number; readonly addresses: ReadonlySet<string> } = {

@@ -4,6 +4,7 @@ import { formatHop, type Chains, type Hop } from "../transports/chain.ts";
 import type { HttpHop } from "../transports/hop-request.ts";
 import type { Dialer, DialOptions } from "../transports/transport.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
+import type { AccessEntry } from "./context.ts";
 
 /** How a target is reached. */
 export interface Way {
@@ -17,6 +18,10 @@ export interface Way {
   readonly tunnels: readonly Tunnel[];
   /** The name becomes an address here, where it can be checked; otherwise at a later hop. */
   readonly resolvesHere: boolean;
+  /** The agent that dials. */
+  readonly agent?: string | undefined;
+  /** Hears of what went that way. */
+  readonly onAccess?: ((entry: AccessEntry) => void) | undefined;
   /** What chose it: a rule, an option or a variable; for people. */
   readonly reason: string;
 }
@@ -27,7 +32,8 @@ export interface RouteRule {
 }
 
 export interface Routes {
-  choose(target: Target): Way;
+  /** The way to a target; through this agent where one is named. */
+  choose(target: Target, agent?: string): Way;
 }
 
 /** Chooses the way for each target: the most specific rule, then the first, then the default. */
@@ -40,6 +46,7 @@ export class RouteTable implements Routes {
       hops,
       reason,
       ...chains.of(hops),
+      agent: hops[0]?.scheme === "agent" ? hops[0].proxy.host : undefined,
       resolvesHere: hops.length === 0 || hops.at(-1)!.scheme === "socks5",
     });
     this.#rules = rules

@@ -1,17 +1,14 @@
 import { now } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
 import type { LiveSet } from "../core/scope.ts";
-import type { ByteStream } from "../core/stream.ts";
-import { MuxSession } from "../transports/mux.ts";
-import { SESSION_FIELD, TUNNEL_FRAME_BYTES, TUNNEL_PROTOCOL } from "../transports/tunnel.ts";
-import { limitUnsent } from "../transports/unsent-limit.ts";
-import { webSocketStream, type Heartbeat } from "../transports/websocket.ts";
-import { fieldValue, formatHead } from "../wire/fields.ts";
+import type { MuxSession } from "../transports/mux.ts";
+import { SESSION_FIELD } from "../transports/tunnel.ts";
+import type { Heartbeat } from "../transports/websocket.ts";
+import { fieldValue } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
-import { acceptFields, offeredProtocols } from "../wire/websocket-handshake.ts";
-import type { Client, RouteContext, Endpoint, UpgradeRequest } from "./context.ts";
+import { formatPeer, type Client, type Endpoint, type RouteContext, type UpgradeRequest } from "./context.ts";
 import { serveClient } from "./front.ts";
-import { checkOrigin, checkUpgrade } from "./upgrade-checks.ts";
+import { checkSessionRequest, peerName, startSession } from "./served-session.ts";
 
 /**
  * The tunnel (docs/PROTOCOL.md): a WebSocket that carries yamux streams, each
@@ -37,16 +34,17 @@ export class TunnelEndpoint implements Endpoint {
 
   async serve(request: UpgradeRequest): Promise<void> {
     const { context, head } = request;
-    checkUpgrade(head);
-    checkOrigin(head, this.#origins);
-    checkProtocol(head);
+    checkSessionRequest(request, this.#origins);
     const user = await request.authorize();
-    if (context.isDraining()) throw new SeikanError("shutdown", "this server is about to stop");
     const stream = request.leave();
     if (stream === undefined) return;
-    limitUnsent(stream);
-    stream.write(formatHead("HTTP/1.1 101 Switching Protocols", acceptFields(head, TUNNEL_PROTOCOL)));
-    this.#adopt(new ServedTunnel(request, stream, user, this.#heartbeat), sessionKey(head));
+    const inside: Client = { ...request.client, exposed: request.exposed, login: { user } };
+    const session = startSession(request, stream, {
+      peer: peerName("the tunnel's client", request.client),
+      heartbeat: this.#heartbeat,
+      accept: (one) => serveClient(context, one, inside, "http"),
+    });
+    this.#adopt(new ServedTunnel(request, session, user), sessionKey(head));
   }
 
   /** A client that comes again with its key takes its own place: its former connection is a ghost. */
@@ -61,15 +59,6 @@ export class TunnelEndpoint implements Endpoint {
   }
 }
 
-function checkProtocol(head: RequestHead): void {
-  const offered = offeredProtocols(head.fields);
-  if (offered.includes(TUNNEL_PROTOCOL)) return;
-  const theirs = offered.length === 0 ? "no subprotocol" : offered.join(", ").slice(0, 100);
-  throw new SeikanError("bad-request", `this tunnel speaks ${TUNNEL_PROTOCOL}, and the client offers ${theirs}`, {
-    hints: ["client and server must be of versions that share one"],
-  });
-}
-
 function sessionKey(head: RequestHead): string | undefined {
   const key = fieldValue(head.fields, SESSION_FIELD.toLowerCase());
   return key !== undefined && /^[A-Za-z0-9_-]{16,64}$/.test(key) ? key : undefined;
@@ -82,36 +71,18 @@ class ServedTunnel {
   readonly #session: MuxSession;
   readonly #live: LiveSet;
 
-  constructor(
-    { context, client, exposed }: UpgradeRequest,
-    stream: ByteStream,
-    user: string | undefined,
-    heartbeat: Heartbeat,
-  ) {
+  constructor({ context, client }: UpgradeRequest, session: MuxSession, user: string | undefined) {
     this.user = user;
     this.#live = context.live;
-    const peer = client.address === "" ? "the tunnel's client" : `the tunnel's client ${client.address}`;
-    const carrier = webSocketStream(stream, {
-      role: "server",
-      peer,
-      binaryOnly: true,
-      maxFrame: TUNNEL_FRAME_BYTES,
-      heartbeat,
-    });
-    const inside: Client = { ...client, exposed, login: { user } };
-    this.#session = new MuxSession(carrier, {
-      role: "server",
-      peer,
-      accept: (one) => serveClient(context, one, inside, "http"),
-    });
+    this.#session = session;
     this.#live.add(this);
-    this.closed = this.#session.closed;
+    this.closed = session.closed;
     void this.#log(context, client);
   }
 
   async #log(context: RouteContext, client: Client): Promise<void> {
     const startedAt = now();
-    const who = { peer: client.address === "" ? "unix" : `${client.address}:${client.port}`, user: this.user };
+    const who = { peer: formatPeer(client), user: this.user };
     context.log.info("tunnel opened", who);
     const { error } = await this.#session.closed;
     this.#live.delete(this);

@@ -6,14 +6,23 @@ export interface UpstreamSlot {
   kept: KeptUpstream | undefined;
 }
 
+/** Whoever serves an origin may end what only waits. */
+export interface IdleConnection {
+  abort(reason: SeikanError): void;
+}
+
 /** Waits for the next request of the same client to the same origin; never serves another client. */
-export class KeptUpstream implements Sink {
+export class KeptUpstream implements Sink, IdleConnection {
   readonly stream: ByteStream;
   readonly origin: string;
   readonly #slot: UpstreamSlot;
+  readonly #idle: Set<IdleConnection> | undefined;
 
-  constructor(slot: UpstreamSlot, stream: ByteStream, origin: string) {
+  /** `idle` is the origin's list of connections that wait. */
+  constructor(slot: UpstreamSlot, stream: ByteStream, origin: string, idle: Set<IdleConnection> | undefined) {
     this.#slot = slot;
+    this.#idle = idle;
+    idle?.add(this);
     this.stream = stream;
     this.origin = origin;
     slot.kept = this;
@@ -31,7 +40,15 @@ export class KeptUpstream implements Sink {
 
   onDrain(): void {}
 
+  /** Ends the wait; the stream is the caller's. */
+  take(): ByteStream {
+    this.#idle?.delete(this);
+    this.stream.detach();
+    return this.stream;
+  }
+
   onClose(): void {
+    this.#idle?.delete(this);
     if (this.#slot.kept === this) this.#slot.kept = undefined;
   }
 

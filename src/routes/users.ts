@@ -1,6 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
-import { now, sleep } from "../core/clock.ts";
+import { now } from "../core/clock.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
+import { Throttle } from "./throttle.ts";
 
 /** Credentials a peer showed. */
 export interface Credentials {
@@ -19,11 +20,6 @@ const CACHE_ENTRIES = 1000;
 /** Password hashes computed at once; more wait their turn. */
 const HASHES_AT_ONCE = 2;
 const HASHES_WAITING = 64;
-/** After a failure an address waits this long for its answer, twice as long after each further one. */
-const FAILURE_DELAY_MS = 200;
-const FAILURE_DELAY_LONGEST_MS = 5000;
-const FAILURES_REMEMBERED = 10_000;
-const FAILURE_MEMORY_MS = 60_000;
 
 type Verifier =
   { readonly kind: "plain"; readonly digest: Uint8Array } | { readonly kind: "hash"; readonly hash: string };
@@ -39,7 +35,7 @@ export class Users {
   #byToken: ReadonlyMap<string, string>;
   readonly #secret = crypto.getRandomValues(new Uint8Array(32));
   readonly #verified = new Map<string, number>();
-  readonly #failures = new Map<string, { count: number; at: number }>();
+  readonly #throttle = new Throttle();
   #hashing = 0;
   readonly #waiting: (() => void)[] = [];
 
@@ -68,10 +64,10 @@ export class Users {
     // Looked up by a digest under a secret of this process: its timing says nothing about the token.
     const user = this.#byToken.get(this.#digest(shown.token).toString());
     if (user !== undefined) {
-      this.#failures.delete(address);
+      this.#throttle.forgive(address);
       return user;
     }
-    await sleep(this.#punish(address));
+    await this.#throttle.punish(address);
     return undefined;
   }
 
@@ -86,10 +82,10 @@ export class Users {
     if (accepted && asked === this.#verifiers) {
       if (this.#verified.size >= CACHE_ENTRIES) this.#verified.clear();
       this.#verified.set(key, now() + CACHE_MS);
-      this.#failures.delete(address);
+      this.#throttle.forgive(address);
       return true;
     }
-    await sleep(this.#punish(address));
+    await this.#throttle.punish(address);
     return false;
   }
 
@@ -124,15 +120,6 @@ export class Users {
   #decoy(): string | undefined {
     for (const verifier of this.#verifiers.values()) if (verifier.kind === "hash") return verifier.hash;
     return undefined;
-  }
-
-  #punish(address: string): number {
-    const time = now();
-    const known = this.#failures.get(address);
-    const count = known !== undefined && time - known.at < FAILURE_MEMORY_MS ? known.count + 1 : 0;
-    if (this.#failures.size >= FAILURES_REMEMBERED) this.#failures.clear();
-    this.#failures.set(address, { count, at: time });
-    return Math.min(FAILURE_DELAY_MS * 2 ** Math.min(count, 10), FAILURE_DELAY_LONGEST_MS);
   }
 
   #digest(text: string): Uint8Array {

@@ -38,7 +38,8 @@ const PROXY_CACERT = "--proxy-cacert" as const;
 /** Where `serve` offers its tunnel unless told otherwise. */
 export const TUNNEL_PATH = "/-/tunnel";
 
-export type HopScheme = keyof typeof DEFAULT_PORTS;
+/** `agent` is a connected agent, by its name: only a server knows them. */
+export type HopScheme = keyof typeof DEFAULT_PORTS | "agent";
 
 /** What all hops of a chain share. */
 export interface HopSettings {
@@ -48,6 +49,8 @@ export interface HopSettings {
   /** For TLS to proxies; the peer and its name come from the hop. */
   readonly tls: Omit<TlsClientOptions, "peer" | "serverName">;
   readonly tunnel: TunnelSettings;
+  /** Dials through the agent of this name; undefined: there are none here. */
+  readonly agents?: ((name: string) => Dialer) | undefined;
 }
 
 export interface TunnelSettings {
@@ -101,6 +104,7 @@ export function chain(hops: readonly Hop[], reach: Dialer, settings: HopSettings
 
 function hopChain(hop: Hop, inner: Chain, settings: HopSettings): Chain {
   const { tunnels } = inner;
+  if (hop.scheme === "agent") return agentChain(hop, settings);
   const through = httpHop(hop, inner.dial, settings);
   switch (hop.scheme) {
     case "http":
@@ -124,6 +128,12 @@ function hopChain(hop: Hop, inner: Chain, settings: HopSettings): Chain {
   }
 }
 
+function agentChain({ proxy }: Hop, { agents }: HopSettings): Chain {
+  if (agents === undefined)
+    throw usageError(`agent:${proxy.host}: only a seikan serve has agents`, "go through it: --via wss://SERVER");
+  return { dial: agents(proxy.host), httpProxy: undefined, tunnels: [], probe: () => Promise.resolve() };
+}
+
 function probeOf(reach: Dialer, { proxy }: Hop): Chain["probe"] {
   return async (options) => {
     const stream = await reach(proxy, options);
@@ -144,6 +154,12 @@ function httpHop({ scheme, proxy, secret }: Hop, reach: Dialer, settings: HopSet
 
 function isSecure(scheme: HopScheme): boolean {
   return scheme === "https" || scheme.startsWith("wss");
+}
+
+/** The WebSocket endpoint behind these hops, the last of which names it. */
+export function endpointOf(hops: readonly Hop[], chains: Chains, settings: HopSettings): WebSocketHop {
+  const last = hops.at(-1)!;
+  return webSocketHop(last, httpHop(last, chains.of(hops.slice(0, -1)).dial, settings));
 }
 
 function webSocketHop({ path }: Hop, through: HttpHop): WebSocketHop {
@@ -196,26 +212,39 @@ function proxyTlsDialer(reach: Dialer, settings: HopSettings): Dialer {
   };
 }
 
-/** `direct` is written as a hop and means none. */
-export function parseHop(text: string): Hop | "direct" {
+/** `direct` is written as a hop and means none. `tunnelPath` is what `ws(s)://HOST` alone means. */
+export function parseHop(text: string, tunnelPath: string = TUNNEL_PATH): Hop | "direct" {
   if (text === "direct") return "direct";
+  if (text.startsWith("agent:")) return agentHop(text);
   const match = /^([a-z][a-z0-9+.-]*):\/\/(?:(.*)@)?([^@/?#]*)(\/[^#@]*)?$/is.exec(text);
   const scheme = match?.[1]!.toLowerCase();
   if (match === null || scheme === undefined) throw badHop(text, "expected a URL such as http://proxy:3128");
   if (!Object.hasOwn(DEFAULT_PORTS, scheme)) throw badHop(text, `unknown scheme ${scheme}`);
-  const known = scheme as HopScheme;
+  const known = scheme as keyof typeof DEFAULT_PORTS;
   const proxy = parseHopAddress(match[3]!, DEFAULT_PORTS[known]);
   if (proxy === undefined) throw badHop(text, "the host or port is wrong");
-  return { scheme: known, proxy, path: parsePath(known, match[4] ?? "/", text), secret: parseUserinfo(match[2], text) };
+  return {
+    scheme: known,
+    proxy,
+    path: parsePath(known, match[4] ?? "/", text, tunnelPath),
+    secret: parseUserinfo(match[2], text),
+  };
 }
 
-function parsePath(scheme: HopScheme, path: string, url: string): string {
+function agentHop(text: string): Hop {
+  const name = text.slice("agent:".length);
+  if (/^[\w.-]{1,100}$/.test(name))
+    return { scheme: "agent", proxy: tcpTarget(name.toLowerCase(), 0), path: "", secret: undefined };
+  throw badHop(text, "expected agent:NAME");
+}
+
+function parsePath(scheme: HopScheme, path: string, url: string, tunnelPath: string): string {
   if (!scheme.startsWith("ws")) {
     if (path !== "/") throw badHop(url, "a proxy has no path");
     return "";
   }
   if (!/^[\x21-\x7e]+$/.test(path)) throw badHop(url, "write unusual characters of the path as %XX");
-  return path === "/" && !scheme.endsWith("+raw") ? TUNNEL_PATH : path;
+  return path === "/" && !scheme.endsWith("+raw") ? tunnelPath : path;
 }
 
 function parseHopAddress(text: string, defaultPort: number): TcpTarget | undefined {
@@ -252,6 +281,7 @@ export function redactUrl(text: string): string {
 
 /** For people and logs: never with credentials. */
 export function formatHop(hop: Hop): string {
+  if (hop.scheme === "agent") return `agent:${hop.proxy.host}`;
   const userinfo = hop.secret?.kind === "password" ? "***@" : "";
   const path = hop.path === TUNNEL_PATH || hop.path === "/" ? "" : hop.path;
   return `${hop.scheme}://${userinfo}${formatHostPort(hop.proxy.host, hop.proxy.port)}${path.replace(/\?.*$/s, "?***")}`;

@@ -214,7 +214,11 @@ function refused(hop: HttpHop, request: HopRequest, answer: Answer): SeikanError
   };
   return (
     request.refused?.(answer.head, refusal) ??
-    new SeikanError(refusal.code, refusal.message, { hopStatus: status, hints: refusal.hints })
+    new SeikanError(refusal.code, refusal.message, {
+      hopStatus: status,
+      hopError: /;\s*error=([a-z_]+)/.exec(proxyStatus)?.[1],
+      hints: refusal.hints,
+    })
   );
 }
 

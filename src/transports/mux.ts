@@ -72,6 +72,9 @@ export class MuxSession implements Sink, YamuxHandler, MuxCarrier {
   #tripMs = SHORTEST_TRIP_MS;
   #tripAt = 0;
   #over = false;
+  /** Payload bytes of all streams until now. */
+  sentBytes = 0;
+  receivedBytes = 0;
   readonly #closed = Promise.withResolvers<CloseReason>();
 
   constructor(inner: ByteStream, options: MuxOptions) {
@@ -211,6 +214,7 @@ export class MuxSession implements Sink, YamuxHandler, MuxCarrier {
   }
 
   onPayload(id: number, piece: Uint8Array): void {
+    this.receivedBytes += piece.length;
     this.#streams.get(id)?.received(piece);
   }
 
@@ -279,6 +283,7 @@ export class MuxSession implements Sink, YamuxHandler, MuxCarrier {
   }
 
   sendData(id: number, flags: number, bytes: Uint8Array): void {
+    this.sentBytes += bytes.length;
     this.#send(FRAME.data, flags, id, bytes.length);
     if (!this.#inner.write(bytes)) this.#block();
   }

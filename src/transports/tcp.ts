@@ -4,6 +4,7 @@ import {
   formatHostPort,
   formatListen,
   formatTarget,
+  isPrivateName,
   parseIp,
   type ListenAddress,
   type TcpTarget,
@@ -72,6 +73,11 @@ function givenAddress(target: TcpTarget, settings: TcpOptions): string | undefin
 }
 
 async function resolveName(host: string, family: 4 | 6 | undefined, deadline: Deadline): Promise<string[]> {
+  if (isPrivateName(host)) {
+    throw new SeikanError("name-not-found", `${host} is known to the server of its agent only`, {
+      hints: ["go through that server: --via wss://SERVER"],
+    });
+  }
   const asked = Bun.dns.lookup(host, { backend: "system", family: family ?? 0 });
   try {
     const records = await before(deadline, asked, "name-timeout", `no answer about the name ${host}`);

@@ -12,6 +12,8 @@ export interface DialOptions {
   readonly permit?: (address: IpAddress, target: TcpTarget) => void;
   /** Hears of each step once it is done. */
   readonly trace?: Trace | undefined;
+  /** Whom this is dialled for, where a PROXY header or a log at the far end says so. */
+  readonly source?: Peer | undefined;
 }
 
 export type Trace = (step: TraceStep) => void;

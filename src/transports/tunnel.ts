@@ -11,7 +11,7 @@ export type TunnelEvent =
   | { readonly kind: "up"; readonly ms: number }
   | { readonly kind: "lost"; readonly error: SeikanError | undefined }
   | { readonly kind: "failed"; readonly error: SeikanError; readonly againMs: number }
-  /** Refused before it was ever up: trying again is no use. */
+  /** Refused before it was ever up, or tried often enough: it is given up. */
   | { readonly kind: "refused"; readonly error: SeikanError };
 
 export interface TunnelOptions {
@@ -24,6 +24,8 @@ export interface TunnelOptions {
   /** `key` is the same for every connection that replaces an earlier one. */
   readonly connect: (key: string, onGoAway: () => void, options: DialOptions) => Promise<MuxSession>;
   readonly report: (event: TunnelEvent) => void;
+  /** Failures in a row that are followed by one more attempt; undefined: any number. */
+  readonly retries?: number | undefined;
 }
 
 const FIRST_PAUSE_MS = 100;
@@ -61,6 +63,11 @@ export class Tunnel {
   /** Says goodbye; streams that are open are cut. */
   close(): void {
     for (const line of this.#lines) line.close();
+  }
+
+  /** No new connections; those that are up take no more streams and end with their last one. */
+  retire(): void {
+    for (const line of this.#lines) line.retire();
   }
 
   /** The connections that are up and take streams. */
@@ -130,6 +137,12 @@ class Line {
     this.session?.leave();
   }
 
+  retire(): void {
+    this.#isClosed = true;
+    this.#wake?.();
+    this.session?.goAway();
+  }
+
   #reconnect(): void {
     if (this.#isClosed || this.#attempt !== undefined) return;
     const attempt = this.#connect({ deadline: 0 });
@@ -139,14 +152,15 @@ class Line {
 
   /** Settles once the session is up, or when trying on is of no use. */
   async #connect(options: DialOptions): Promise<void> {
+    const retries = this.#options.retries ?? Infinity;
     try {
-      for (;;) {
+      for (let failures = 1; ; failures++) {
         await this.#pause();
         if (this.#isClosed) throw new SeikanError("cancelled", `the tunnel ${this.#options.name} is closed`);
         const error = await this.#try(options);
         if (error === undefined) return;
         if (this.#isClosed || !this.#isKept) throw error;
-        if (!this.#wasUp && error.outcome.exit === 4) {
+        if ((!this.#wasUp && error.outcome.exit === 4) || failures > retries) {
           this.#options.report({ kind: "refused", error });
           throw error;
         }
@@ -224,10 +238,18 @@ export const SESSION_FIELD = "Seikan-Session";
 /** Larger frames are refused on both sides. */
 export const TUNNEL_FRAME_BYTES = 16 * 1024 * 1024;
 
+export interface SessionTerms {
+  readonly key: string;
+  readonly onGoAway: () => void;
+  readonly heartbeat: Heartbeat;
+  /** Gets the streams that the far end opens; without it they are refused. */
+  readonly accept?: (stream: ByteStream) => void;
+}
+
 /** Makes one connection of a tunnel: WebSocket, then yamux. */
 export async function dialSession(
   hop: WebSocketHop,
-  { key, onGoAway, heartbeat }: { key: string; onGoAway: () => void; heartbeat: Heartbeat },
+  { key, onGoAway, heartbeat, accept }: SessionTerms,
   options: DialOptions,
 ): Promise<MuxSession> {
   const request = {
@@ -235,7 +257,8 @@ export async function dialSession(
     zeroMask: hop.isSecure,
   };
   const carrier = await openWebSocket(hop, { ...request, maxFrame: TUNNEL_FRAME_BYTES }, options);
-  const session = new MuxSession(carrier, { role: "client", peer: `the tunnel ${hop.name}`, onGoAway });
+  const takes = accept === undefined ? {} : { accept };
+  const session = new MuxSession(carrier, { role: "client", peer: `the tunnel ${hop.name}`, onGoAway, ...takes });
   if (options.trace !== undefined) {
     const what = `the tunnel ${hop.name} is open and gives no answer`;
     const tripMs = await before(options.deadline, session.ping(), "connect-timeout", what);

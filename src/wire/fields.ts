@@ -48,6 +48,8 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   "proxy-authorization",
   "proxy-authenticate",
   "proxy-authentication-info",
+  // Ours: the agent that shall dial.
+  "seikan-agent",
 ]);
 
 /** Fields `Connection` may not nominate away: framing and routing depend on them. */

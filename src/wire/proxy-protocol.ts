@@ -70,3 +70,16 @@ function v6Text(raw: Buffer): string {
   for (let i = 0; i < 16; i += 2) groups.push(raw.readUInt16BE(i).toString(16));
   return parseIp(groups.join(":"))!.toString();
 }
+
+/** A version 2 header for a TCP connection; LOCAL where the client is unknown. */
+export function encodeProxyHeader(source: { address: string; port: number } | undefined): Uint8Array {
+  const ip = source === undefined ? undefined : parseIp(source.address);
+  if (source === undefined || ip === undefined) return Buffer.concat([SIGNATURE, Buffer.from([0x20, 0, 0, 0])]);
+  const address = Buffer.from(ip.toByteArray());
+  const isV4 = address.length === 4;
+  const ports = Buffer.alloc(4);
+  ports.writeUInt16BE(source.port, 0);
+  const body = Buffer.concat([address, Buffer.alloc(address.length), ports]);
+  const head = Buffer.from([0x21, isV4 ? 0x11 : 0x21, 0, body.length]);
+  return Buffer.concat([SIGNATURE, head, body]);
+}

@@ -524,7 +524,7 @@ describe.skipIf(program("htpasswd") === undefined)("the user file", () => {
 
     writeFileSync(file, `${await hashed("bea", "third")}\n`);
     server.kill("SIGHUP");
-    await until(() => server.stderr().includes("reloaded certificates and users"), "SIGHUP reloads");
+    await until(() => server.stderr().includes("reloaded certificates, users and tokens"), "SIGHUP reloads");
     expect(await status(server.port, "bea:third", target)).toBe(200);
     expect(await status(server.port, "ann:second", target)).toBe(407);
   });
@@ -590,7 +590,7 @@ describe("https:// listeners", () => {
 
     put("b", "c.test");
     server.kill("SIGHUP");
-    await until(() => server.stderr().includes("reloaded certificates and users"), "SIGHUP reloads");
+    await until(() => server.stderr().includes("reloaded certificates, users and tokens"), "SIGHUP reloads");
     expect(await shownName(server.port, "c.test")).toBe("c.test");
     expect(await shownName(server.port, "x.b.test")).toBe("a.test");
 

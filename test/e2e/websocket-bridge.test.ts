@@ -269,7 +269,7 @@ describe("who may open it", () => {
 
   test("a foreign name that somebody made point here is refused with 421", async () => {
     const { port } = server;
-    for (const Host of ["localhost", `localhost:${port}`, "127.0.0.1", `[::1]:${port}`, "x.localhost"]) {
+    for (const Host of ["localhost", `localhost:${port}`, "127.0.0.1", `[::1]:${port}`]) {
       expect([Host, await status({ Host })]).toEqual([Host, 101]);
     }
     for (const Host of ["rebound.example", `rebound.example:${port}`, "localhost.evil.test", "re_bound.example"]) {

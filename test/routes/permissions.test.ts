@@ -28,7 +28,7 @@ function verdict(rules: Rules, text: string, exposed = true): ErrorCode | undefi
 }
 
 function nameVerdict(rules: Rules, authority: string, exposed = true): ErrorCode | undefined {
-  return codeOf(() => permissions(rules).checkName(parseAuthority(authority)!, exposed));
+  return codeOf(() => permissions(rules).checkName(parseAuthority(authority)!, { exposed, user: undefined }));
 }
 
 function codeOf(check: () => void): ErrorCode | undefined {
@@ -145,7 +145,7 @@ describe("an exposed server without rules", () => {
     test(`sees through ${spelling}`, () => {
       const target = parseAuthority(`${spelling}:80`);
       expect(target?.host).toBe(meaning);
-      expect(codeOf(() => permissions().checkName(target!, true))).toBe("address-denied");
+      expect(codeOf(() => permissions().checkName(target!, { exposed: true, user: undefined }))).toBe("address-denied");
     });
   }
 

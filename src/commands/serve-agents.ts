@@ -1,0 +1,139 @@
+import { canonicalHost, parseListen, type ListenAddress } from "../core/address.ts";
+import { usageError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { AgentEndpoint } from "../routes/agent-endpoint.ts";
+import { AgentRegistry, type BindablePorts } from "../routes/agent-registry.ts";
+import { AgentTokens, parsePortRange, type PortRange } from "../routes/agent-tokens.ts";
+import type { Endpoint } from "../routes/context.ts";
+import type { Exposure } from "../routes/exposure.ts";
+import { Throttle } from "../routes/throttle.ts";
+import { listen } from "../transports/tcp.ts";
+import type { Listener, Peer } from "../transports/transport.ts";
+import { heartbeatEvery } from "../transports/websocket.ts";
+import { readOptionFile } from "./reach.ts";
+import type { ServeValues } from "./serve-options.ts";
+
+/** Below what name sites are, and how visitors see this server. */
+export interface Domain {
+  readonly host: string;
+  /** Given where it differs from how agents reach this server: a proxy stands in front. */
+  readonly origin: { readonly scheme: "http" | "https"; readonly port: number | undefined } | undefined;
+}
+
+/** `tunnel.example.com`, or `https://tunnel.example.com[:PORT]` as visitors write it. */
+export function parseDomain(text: string): Domain {
+  const match = /^(?:(https?):\/\/)?([^:/]+)(?::(\d+))?\/?$/i.exec(text);
+  const host = match === null ? undefined : canonicalHost(match[2]!);
+  if (host === undefined || !/^[a-z0-9.-]+$/.test(host) || (match![3] !== undefined && match![1] === undefined))
+    throw usageError(`expected a domain such as tunnel.example.com or https://tunnel.example.com, got "${text}"`);
+  const scheme = match![1]?.toLowerCase() as "http" | "https" | undefined;
+  const port = match![3] === undefined ? undefined : Number(match![3]);
+  return { host, origin: scheme === undefined ? undefined : { scheme, port } };
+}
+
+/** Ports for agents: `20000-20100`, `ADDR:5432`. */
+export interface BindRange extends PortRange {
+  /** Undefined: the address of the first listener. */
+  readonly host: string | undefined;
+}
+
+export function parseBindRanges(text: string): BindRange[] {
+  return text.split(",").map((part) => {
+    const match = /^(?:(.+):)?([\d-]+)$/.exec(part.trim());
+    if (match === null) throw usageError(`expected PORT, PORT-PORT or ADDR:PORT, got "${part}"`);
+    const listened = match[1] === undefined ? undefined : parseListen(`${match[1]}:0`);
+    return { ...parsePortRange(match[2]!), host: listened?.kind === "tcp" ? listened.host : undefined };
+  });
+}
+
+/** Everything `serve` does about agents. */
+export class ServeAgents {
+  readonly registry: AgentRegistry;
+  readonly endpoint: Endpoint;
+  readonly #values: ServeValues;
+  readonly #tokens: AgentTokens | undefined;
+
+  constructor(
+    values: ServeValues,
+    firstListener: ListenAddress,
+    visit: (exposure: Exposure, stream: ByteStream, peer: Peer) => void,
+  ) {
+    this.#values = values;
+    this.registry = new AgentRegistry({
+      domain: values.domain?.host,
+      publicOrigin: values.domain?.origin,
+      bindable: new AllowedPorts(values["allow-bind"].flat(), firstListener),
+      visit,
+    });
+    this.#tokens = this.#hasTokens ? new AgentTokens(values["agent-token"], this.#tokenFile()) : undefined;
+    const heartbeat = heartbeatEvery(values["ping-interval"]);
+    this.endpoint = new AgentEndpoint(this.registry, { tokens: this.#tokens, throttle: new Throttle(), heartbeat });
+  }
+
+  get #hasTokens(): boolean {
+    return this.#values["agent-token"].length > 0 || this.#values.tokens !== undefined;
+  }
+
+  #tokenFile(): string {
+    const path = this.#values.tokens;
+    return path === undefined ? "" : readOptionFile(path, "tokens");
+  }
+
+  /** Takes the tokens anew; on an error the old ones stay. */
+  reload(): void {
+    this.#tokens?.replace(this.#values["agent-token"], this.#tokenFile());
+  }
+}
+
+/** The server is meant to be reached from outside (docs: "Who may do what"). */
+export function servesOutside(values: ServeValues): boolean {
+  return values.domain !== undefined || values["agent-token"].length > 0 || values.tokens !== undefined;
+}
+
+class AllowedPorts implements BindablePorts {
+  readonly #ranges: readonly BindRange[];
+  readonly #host: string;
+
+  constructor(ranges: readonly BindRange[], first: ListenAddress) {
+    this.#ranges = ranges;
+    this.#host = first.kind === "tcp" ? first.host : "localhost";
+  }
+
+  allows(port: number): boolean {
+    return this.#rangeOf(port) !== undefined;
+  }
+
+  candidates(count: number): number[] {
+    const sizes = this.#ranges.map(({ first, last }) => last - first + 1);
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    const chosen = new Set<number>();
+    // Small ranges are tried whole.
+    if (total <= count) for (const { first, last } of this.#ranges) for (let p = first; p <= last; p++) chosen.add(p);
+    while (total > count && chosen.size < count) chosen.add(this.#at(Math.floor(Math.random() * total)));
+    return [...chosen];
+  }
+
+  #at(index: number): number {
+    let left = index;
+    for (const { first, last } of this.#ranges) {
+      if (left <= last - first) return first + left;
+      left -= last - first + 1;
+    }
+    return this.#ranges[0]!.first;
+  }
+
+  #rangeOf(port: number): BindRange | undefined {
+    return this.#ranges.find(({ first, last }) => port >= first && port <= last);
+  }
+
+  async open(
+    protocol: "tcp" | "udp",
+    port: number,
+    accept: (stream: ByteStream, peer: Peer) => void,
+  ): Promise<Listener> {
+    const address = { kind: "tcp", host: this.#rangeOf(port)?.host ?? this.#host, port } as const;
+    if (protocol === "tcp") return listen(address, accept);
+    const { listenUdp } = await import("../transports/udp.ts");
+    return listenUdp(address, accept);
+  }
+}

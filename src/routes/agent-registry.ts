@@ -1,0 +1,415 @@
+import {
+  canonicalHost,
+  formatHostPort,
+  isLoopbackHost,
+  parseIp,
+  privateLabel,
+  privateName,
+  tcpTarget,
+} from "../core/address.ts";
+import { now } from "../core/clock.ts";
+import { SeikanError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import type { DialOptions, Dialer, Listener, Peer } from "../transports/transport.ts";
+import type { ExposedAt, ExposureSpec, Registered, Registration } from "../wire/registration.ts";
+import { ConnectedAgent, type AgentLine } from "./agent.ts";
+import { notGranted, type AgentRights } from "./agent-tokens.ts";
+import type { Client } from "./context.ts";
+import { away, Exposure, Member } from "./exposure.ts";
+import type { Way } from "./route-table.ts";
+import { noSuchSite, type Site, type Sites } from "./sites.ts";
+
+/** How long visitors are told that a site may come back. */
+const AWAY_MS = 10 * 60_000;
+/** Hosts remembered for that. */
+const AWAY_HOSTS = 10_000;
+/** Free ports are looked for this often. */
+const PORT_TRIES = 50;
+
+export interface RegistrySettings {
+  /** Sites are named below it; without one below `localhost`. */
+  readonly domain: string | undefined;
+  /** How visitors reach this server, where that differs from how agents do. */
+  readonly publicOrigin: { readonly scheme: "http" | "https"; readonly port: number | undefined } | undefined;
+  /** Ports that agents may have, best first for port 0. */
+  readonly bindable: BindablePorts;
+  /** Gets each visitor of a port and owns its stream. */
+  readonly visit: (exposure: Exposure, stream: ByteStream, peer: Peer) => void;
+}
+
+/** Opens ports for agents. */
+export interface BindablePorts {
+  allows(port: number): boolean;
+  /** Some of the allowed ports, in random order. */
+  candidates(count: number): number[];
+  open(protocol: "tcp" | "udp", port: number, accept: (stream: ByteStream, peer: Peer) => void): Promise<Listener>;
+}
+
+/** Which agents are connected, and what they offer. */
+export class AgentRegistry implements Sites {
+  readonly #settings: RegistrySettings;
+  readonly #agents = new Map<string, ConnectedAgent>();
+  readonly #exposures = new Map<string, Exposure>();
+  /** Sites whose agents left, and when. */
+  readonly #left = new Map<string, number>();
+  /** Registrations happen one after the other. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(settings: RegistrySettings) {
+    this.#settings = settings;
+  }
+
+  get agents(): Iterable<ConnectedAgent> {
+    return this.#agents.values();
+  }
+
+  get exposures(): Iterable<Exposure> {
+    return this.#exposures.values();
+  }
+
+  // --- visitors ---------------------------------------------------------------
+
+  find(host: string): Site | undefined {
+    const site = this.#byHost("http", host);
+    if (site !== undefined) return site;
+    const left = this.#left.get(host);
+    if (left !== undefined && now() - left < AWAY_MS) throw away();
+    const { domain } = this.#settings;
+    if (domain === undefined || !host.endsWith(`.${domain}`)) return undefined;
+    throw noSuchSite(host);
+  }
+
+  /** The exposure that takes the TLS connections for this server name as they are. */
+  passthrough(serverName: string): Exposure | undefined {
+    const host = canonicalHost(serverName);
+    return host === undefined ? undefined : this.#byHost("tls", host);
+  }
+
+  get hasPassthrough(): boolean {
+    for (const { spec } of this.#exposures.values()) if (spec.kind === "tls") return true;
+    return false;
+  }
+
+  /** The exact host, or the longest wildcard above it. */
+  #byHost(kind: "http" | "tls", host: string): Exposure | undefined {
+    const exact = this.#exposures.get(`${kind}:${host}`);
+    if (exact !== undefined) return exact;
+    for (let dot = host.indexOf("."); dot >= 0; dot = host.indexOf(".", dot + 1)) {
+      const wildcard = this.#exposures.get(`${kind}:*${host.slice(dot)}`);
+      if (wildcard !== undefined) return wildcard;
+    }
+    return undefined;
+  }
+
+  /** Paths of our own are for addresses, `localhost` and the domain itself; without a domain for any name but a site's. */
+  isApex(host: string): boolean {
+    const { domain } = this.#settings;
+    if (host === "localhost" || parseIp(host) !== undefined) return true;
+    return domain === undefined ? !isLoopbackHost(host) : host === domain;
+  }
+
+  // --- the dialling side --------------------------------------------------------
+
+  /** The way to a private exposure (`db.agent.internal`); undefined for any other name. Throws for one that is not there. */
+  privateWay(host: string, port: number): Way | undefined {
+    const label = privateLabel(host);
+    if (label === undefined) return undefined;
+    const exposure = this.#exposures.get(`private:${label}`);
+    if (exposure === undefined)
+      throw new SeikanError("no-such-site", `no agent has an exposure named ${label}`, {
+        hints: ["seikan agent SERVER --expose NAME=tcp://HOST:PORT makes one"],
+      });
+    const way = exposure.wayFor({ address: "", port: 0 });
+    const dial = (_: unknown, options: DialOptions) =>
+      exposure.wayFor(options.source ?? { address: "", port: 0 }).dial(tcpTarget(host, port), options);
+    return { ...way, dial, resolvesHere: false };
+  }
+
+  /** Dials at this agent's end: as an exit. */
+  exitDialer(name: string): Dialer {
+    return async (target, options) => {
+      const agent = this.#exit(name);
+      return agent.dial(target, options);
+    };
+  }
+
+  #exit(name: string): ConnectedAgent {
+    const named = [...this.#agents.values()].filter((agent) => agent.name === name && agent.takesStreams);
+    const agent = named.find(({ rights }) => rights.isExit) ?? named[0];
+    if (agent === undefined) throw new SeikanError("site-away", `no agent named ${name} is connected`);
+    if (!agent.rights.isExit) throw notGranted(agent.rights, "to dial for others");
+    return agent;
+  }
+
+  // --- agents ------------------------------------------------------------------
+
+  /** Takes a connection of an agent with what it offers. Throws to refuse; then nothing has changed. */
+  async register(asked: Registration, line: AgentLine, rights: AgentRights, client: Client): Promise<Registered> {
+    const wanted = asked.exposures.map((spec) => ({ spec, id: this.#idOf(spec) }));
+    this.#checkRights(asked, wanted, rights);
+    await this.#evictGhosts(asked, wanted, rights);
+    const turn = this.#turn.then(() => this.#admit(asked, wanted, line, rights, client));
+    this.#turn = turn.catch(() => {});
+    return turn;
+  }
+
+  setHealth(key: string, name: string, isHealthy: boolean): void {
+    for (const member of this.#membersOf(key)) if (member.spec.name === name) member.isHealthy = isHealthy;
+  }
+
+  /** Comes back to the agent that asks, through one of its exposures. */
+  async probe(key: string, name: string, nonce: string, deadline: number): Promise<void> {
+    const member = this.#membersOf(key).find(({ spec }) => spec.name === name);
+    if (member === undefined) throw new SeikanError("no-such-site", `there is no exposure ${name}`);
+    await member.probe(nonce, deadline);
+  }
+
+  #membersOf(key: string): Member[] {
+    return [...this.#exposures.values()].flatMap(({ members }) => members.filter(({ agent }) => agent.key === key));
+  }
+
+  #idOf({ kind, name, host, port }: ExposureSpec): string {
+    switch (kind) {
+      case "http":
+        return `http:${host === undefined ? this.#siteName(name) : hostName(host)}`;
+      case "tls":
+        return `tls:${hostName(host ?? "")}`;
+      case "tcp":
+      case "udp":
+        return `${kind}:${port ?? 0}`;
+      case "private":
+        return `private:${name}`;
+    }
+  }
+
+  #siteName(label: string): string {
+    return `${label}.${this.#settings.domain ?? "localhost"}`;
+  }
+
+  #checkRights(asked: Registration, wanted: readonly Wanted[], rights: AgentRights): void {
+    if (!rights.agent(asked.agent)) throw notGranted(rights, `the agent name ${asked.agent}`);
+    for (const { spec, id } of wanted) {
+      if (spec.kind === "tcp" || spec.kind === "udp") this.#checkPort(spec.port ?? 0, rights);
+      else if (!rights.host(spec.host ?? spec.name)) throw notGranted(rights, `the name ${spec.host ?? spec.name}`);
+      if (id === `http:${this.#settings.domain}` || id === "http:localhost")
+        throw new SeikanError("name-taken", `${id.slice(5)} is this server itself`);
+    }
+  }
+
+  #checkPort(port: number, rights: AgentRights): void {
+    const { bindable } = this.#settings;
+    const isAny = port === 0;
+    if (isAny ? bindable.candidates(1).length === 0 : !bindable.allows(port)) {
+      throw new SeikanError("not-granted", `this server opens no port ${isAny ? "" : `${port} `}for agents`, {
+        hints: ["its --allow-bind says which"],
+      });
+    }
+    if (!isAny && !rights.port(port)) throw notGranted(rights, `port ${port}`);
+  }
+
+  /** Whoever stands in the way and gives no sign of life is gone. */
+  async #evictGhosts(asked: Registration, wanted: readonly Wanted[], rights: AgentRights): Promise<void> {
+    const rivals = new Set(this.#rivals(asked, wanted, rights).map(({ agent }) => agent));
+    await Promise.all(
+      [...rivals].map(async (agent) => {
+        if (await agent.isAlive()) return;
+        agent.abort(new SeikanError("peer-silent", "it gave no sign of life when another agent wanted its place"));
+        this.#remove(agent);
+      }),
+    );
+  }
+
+  /** Who has what another agent wants, and does not share it. */
+  #rivals(
+    asked: Registration,
+    wanted: readonly Wanted[],
+    rights: AgentRights,
+  ): { agent: ConnectedAgent; what: string }[] {
+    const shares = (agent: ConnectedAgent) => rights.mayShare && agent.rights.mayShare;
+    const named = [...this.#agents.values()]
+      .filter((agent) => agent.name === asked.agent && agent.key !== asked.key && !shares(agent))
+      .map((agent) => ({ agent, what: `an agent named ${agent.name}` }));
+    const holding = wanted.flatMap(({ id, spec }) => {
+      const exposure = spec.port === 0 ? undefined : this.#exposures.get(id);
+      const others = exposure?.members.filter(({ agent }) => agent.key !== asked.key) ?? [];
+      const differs = exposure !== undefined && Exposure.terms(exposure.spec) !== Exposure.terms(spec);
+      return others
+        .filter(({ agent }) => differs || !shares(agent))
+        .map(({ agent }) => ({
+          agent,
+          what: `${describe(id)}${differs && shares(agent) ? " with other options" : ""}`,
+        }));
+    });
+    return [...named, ...holding];
+  }
+
+  async #admit(
+    asked: Registration,
+    wanted: readonly Wanted[],
+    line: AgentLine,
+    rights: AgentRights,
+    client: Client,
+  ): Promise<Registered> {
+    const rival = this.#rivals(asked, wanted, rights)[0];
+    if (rival !== undefined) throw taken(asked, rival);
+    const known = this.#agents.get(asked.key);
+    const agent = known ?? new ConnectedAgent(asked.agent, asked.key, rights, client);
+    const exposures = await this.#open(wanted, agent, rights);
+    this.#agents.set(agent.key, agent);
+    agent.addLine(line);
+    this.#join(agent, exposures);
+    return {
+      exposures: exposures.map(({ exposure, spec }) => this.#place(exposure, spec, asked.server, client)),
+      warnings: this.#warnings(asked),
+    };
+  }
+
+  /** Finds or makes each exposure, its port included; on a failure it closes what it opened. */
+  async #open(wanted: readonly Wanted[], agent: ConnectedAgent, rights: AgentRights): Promise<Opened[]> {
+    const opened: Opened[] = [];
+    try {
+      for (const { id, spec } of wanted) {
+        const same = this.#membersOf(agent.key).find((member) => member.spec.name === spec.name && spec.port === 0);
+        const exposure = same === undefined ? this.#exposures.get(id) : this.#exposureOf(same);
+        if (exposure !== undefined) opened.push({ exposure, spec: exposure.spec });
+        else opened.push(await this.#openNew(id, spec, rights));
+      }
+      return opened;
+    } catch (thrown) {
+      for (const { exposure } of opened) if (exposure.members.length === 0) exposure.listener?.close();
+      throw thrown;
+    }
+  }
+
+  #exposureOf(member: Member): Exposure {
+    return [...this.#exposures.values()].find(({ members }) => members.includes(member))!;
+  }
+
+  async #openNew(id: string, spec: ExposureSpec, rights: AgentRights): Promise<Opened> {
+    if (spec.kind !== "tcp" && spec.kind !== "udp") return { exposure: new Exposure(id, spec), spec };
+    const { bindable, visit } = this.#settings;
+    const ports = spec.port ? [spec.port] : bindable.candidates(PORT_TRIES).filter((port) => rights.port(port));
+    let failure: unknown = notGranted(rights, "any port this server opens");
+    for (const port of ports) {
+      const bound = { ...spec, port };
+      const exposure = new Exposure(`${spec.kind}:${port}`, bound);
+      if (this.#exposures.has(exposure.id)) continue;
+      try {
+        const accept = (stream: ByteStream, peer: Peer) => visit(exposure, stream, peer);
+        exposure.listener = await bindable.open(spec.kind, port, accept);
+        return { exposure, spec: bound };
+      } catch (thrown) {
+        failure = thrown;
+      }
+    }
+    if (failure instanceof SeikanError && failure.code === "listen-failed")
+      throw new SeikanError("name-taken", `port ${spec.port || ""} is taken at the server: ${failure.message}`);
+    throw failure;
+  }
+
+  /** From now on the agent has these exposures and no others. */
+  #join(agent: ConnectedAgent, opened: readonly Opened[]): void {
+    const kept = new Set(opened.map(({ exposure }) => exposure));
+    for (const exposure of this.#exposures.values()) if (!kept.has(exposure)) this.#leave(exposure, agent);
+    for (const { exposure, spec } of opened) {
+      this.#exposures.set(exposure.id, exposure);
+      if (exposure.id.startsWith("http:")) this.#left.delete(exposure.id.slice(5));
+      if (!exposure.members.some((member) => member.agent === agent)) exposure.members.push(new Member(agent, spec));
+    }
+  }
+
+  /** The agent takes no more streams: what only waits there is not waited for. */
+  retire(key: string): void {
+    this.#agents.get(key)?.retire();
+  }
+
+  /** A connection is over; with the last one the agent is gone. */
+  lineClosed(key: string, line: AgentLine): void {
+    const agent = this.#agents.get(key);
+    if (agent?.removeLine(line)) this.#remove(agent);
+  }
+
+  #remove(agent: ConnectedAgent): void {
+    if (this.#agents.get(agent.key) !== agent) return;
+    this.#agents.delete(agent.key);
+    for (const exposure of this.#exposures.values()) this.#leave(exposure, agent);
+  }
+
+  #leave(exposure: Exposure, agent: ConnectedAgent): void {
+    const at = exposure.members.findIndex((member) => member.agent === agent);
+    if (at < 0) return;
+    exposure.members.splice(at, 1);
+    if (exposure.members.length > 0) return;
+    exposure.listener?.close();
+    this.#exposures.delete(exposure.id);
+    if (!exposure.id.startsWith("http:")) return;
+    if (this.#left.size >= AWAY_HOSTS) this.#left.clear();
+    this.#left.set(exposure.id.slice(5), now());
+  }
+
+  // --- what the agent is told -----------------------------------------------------
+
+  #place({ id }: Exposure, spec: ExposureSpec, server: string, client: Client): ExposedAt {
+    const reached = /^(wss?):\/\/(\[[^\]]+\]|[^:/]+)(?::(\d+))?/.exec(server);
+    const origin = this.#settings.publicOrigin ?? {
+      scheme: reached?.[1] === "wss" || (reached === null && client.isSecure) ? "https" : "http",
+      port: reached?.[3] === undefined ? undefined : Number(reached[3]),
+    };
+    const { name, kind } = spec;
+    if (kind === "private") return { name, url: undefined, address: privateName(name) };
+    if (kind === "tcp" || kind === "udp") {
+      const host = this.#settings.domain ?? reached?.[2]?.replace(/^\[(.*)\]$/, "$1") ?? "localhost";
+      const address = formatHostPort(host, spec.port ?? 0);
+      return { name, url: `${kind}://${address}`, address };
+    }
+    const host = id.slice(id.indexOf(":") + 1);
+    const scheme = kind === "tls" ? "https" : origin.scheme;
+    const standard = scheme === "https" ? 443 : 80;
+    const port = origin.port ?? standard;
+    const url = `${scheme}://${port === standard ? host : `${host}:${port}`}`;
+    return { name, url, address: formatHostPort(host, port) };
+  }
+
+  #warnings({ server, exposures }: Registration): string[] {
+    const host = canonicalHost(/^wss?:\/\/(\[[^\]]+\]|[^:/]+)/.exec(server)?.[1] ?? "") ?? "localhost";
+    const isLocal = isLoopbackHost(host);
+    const needsDomain = exposures.some(({ kind, host: own }) => kind === "http" && own === undefined);
+    if (this.#settings.domain !== undefined || isLocal || !needsDomain) return [];
+    return ["the server has no --domain, so its sites are names below localhost there and work on that machine only"];
+  }
+}
+
+interface Wanted {
+  readonly id: string;
+  readonly spec: ExposureSpec;
+}
+
+interface Opened {
+  readonly exposure: Exposure;
+  readonly spec: ExposureSpec;
+}
+
+/** A host of an exposure: a whole name, or `*.` and one. */
+function hostName(text: string): string {
+  const isWild = text.startsWith("*.");
+  const host = canonicalHost(isWild ? text.slice(2) : text);
+  if (host === undefined || parseIp(host) !== undefined || !/^[a-z0-9.-]+$/.test(host))
+    throw new SeikanError("bad-request", `"${text}" is no host name`);
+  return isWild ? `*.${host}` : host;
+}
+
+function describe(id: string): string {
+  const at = id.indexOf(":");
+  const kind = id.slice(0, at);
+  const rest = id.slice(at + 1);
+  return kind === "tcp" || kind === "udp" ? `${kind} port ${rest}` : rest;
+}
+
+function taken(asked: Registration, { agent, what }: { agent: ConnectedAgent; what: string }): SeikanError {
+  const isName = agent.name === asked.agent;
+  return new SeikanError("name-taken", isName ? `${what} is connected already` : `${what} belongs to another agent`, {
+    hints: isName
+      ? ["choose another with --name, or give both a token with the right to share"]
+      : ["choose another name, or give both agents a token with the right to share and the same options"],
+  });
+}

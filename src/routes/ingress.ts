@@ -1,0 +1,219 @@
+import { canonicalHost, inNetwork, parseIp, type Network } from "../core/address.ts";
+import { deadlineIn } from "../core/clock.ts";
+import { SeikanError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { fieldValue, fieldValues, withoutFields } from "../wire/fields.ts";
+import type { RequestHead } from "../wire/http1.ts";
+import type { ErrorStyle } from "./answers.ts";
+import type { Client, RouteContext } from "./context.ts";
+import { forwardedFields, parseForwardTarget } from "./forward-request.ts";
+import type { Destination, Outgoing } from "./forward.ts";
+import type { Way } from "./route-table.ts";
+import type { FieldEdit, Site, Visit, Visitor } from "./sites.ts";
+import { parseBasic } from "./users.ts";
+
+/**
+ * The reverse proxy: requests that visitors make to a host of ours go on to
+ * whoever serves it (RFC 9110 section 3.7, gateway).
+ */
+
+/** Under every site: an agent asks here for itself, to know that visitors would reach it. */
+const PROBE_PATH = "/.well-known/seikan-probe/";
+const STICKY_COOKIE = "seikan-member";
+
+/** The host a request is for, in canonical form; undefined where it names none. */
+export function hostOf(head: RequestHead): string | undefined {
+  const absolute = /^[a-z][a-z0-9+.-]*:\/\/([^/?#@]*)/i.exec(head.target)?.[1];
+  const authority = absolute ?? fieldValue(head.fields, "host") ?? "";
+  return canonicalHost(authority.replace(/:\d*$/, ""));
+}
+
+/** The nonce of a probe; undefined for any other request. */
+export function probeNonce(head: RequestHead): string | undefined {
+  const path = head.target.replace(/^[a-z]+:\/\/[^/]*/i, "");
+  if (head.method !== "GET" || !path.startsWith(PROBE_PATH)) return undefined;
+  return /^[a-z0-9]{16,64}$/.exec(path.slice(PROBE_PATH.length))?.[0];
+}
+
+export function probePath(nonce: string): string {
+  return PROBE_PATH + nonce;
+}
+
+/** Who makes this request: the peer, or whom a proxy that is trusted speaks for. */
+export function visitorOf(head: RequestHead, client: Client, trusted: readonly Network[]): Visitor {
+  const host = fieldValue(head.fields, "host") ?? "";
+  const member = cookie(head, STICKY_COOKIE);
+  const { address, port, isSecure } = client;
+  if (!isTrusted(address, trusted)) return { address, port, isSecure, host, member };
+  const proto = fieldValue(head.fields, "x-forwarded-proto")?.trim().toLowerCase();
+  const hops = fieldValues(head.fields, "x-forwarded-for").flatMap((line) => line.split(","));
+  // The last one that no trusted proxy stands for; everything before it is hearsay.
+  const real = hops
+    .map((hop) => hop.trim())
+    .reverse()
+    .find((hop) => !isTrusted(hop, trusted));
+  const known = real === undefined ? undefined : parseIp(real);
+  return {
+    address: known?.toString() ?? address,
+    port: known === undefined ? port : 0,
+    isSecure: proto === undefined ? isSecure : proto === "https",
+    host: fieldValue(head.fields, "x-forwarded-host") ?? host,
+    member,
+  };
+}
+
+export function isTrusted(address: string, trusted: readonly Network[]): boolean {
+  if (trusted.length === 0) return false;
+  const ip = parseIp(address);
+  return ip !== undefined && trusted.some((network) => inNetwork(ip, network));
+}
+
+/** Throws unless this visitor may see the site. */
+export async function admit(site: Site, head: RequestHead, visitor: Visitor): Promise<void> {
+  const { clients, users } = site.policy;
+  const address = parseIp(visitor.address);
+  if (clients.length > 0 && !(address !== undefined && clients.some((network) => inNetwork(address, network)))) {
+    throw new SeikanError("visitor-denied", "this site is not for visitors from your address");
+  }
+  if (users === undefined) return;
+  const shown = parseBasic(fieldValue(head.fields, "authorization"));
+  if (shown !== undefined && (await users.verify(shown, visitor.address))) return;
+  throw new SeikanError("auth-required", shown === undefined ? "this site wants a password" : "wrong user or password");
+}
+
+/** One request to a site. */
+export class SiteVisit implements Destination {
+  way: Way | undefined;
+  origin = "";
+  readonly credentials = undefined;
+  readonly proxyName = "";
+  readonly style: ErrorStyle;
+  readonly #context: RouteContext;
+  readonly #head: RequestHead;
+  readonly #site: Site;
+  readonly #visitor: Visitor;
+  readonly #peer: Client;
+  #member: string | undefined;
+  #visit: Visit | undefined;
+
+  constructor(context: RouteContext, head: RequestHead, site: Site, visitor: Visitor, peer: Client) {
+    this.#context = context;
+    this.#head = head;
+    this.#site = site;
+    this.#visitor = visitor;
+    this.#peer = peer;
+    this.style = siteErrorStyle(head);
+  }
+
+  prepare(): Outgoing {
+    const head = this.#head;
+    const { policy } = this.#site;
+    const isOrigin = head.target.startsWith("/") || head.target === "*";
+    const asked = isOrigin ? undefined : parseForwardTarget(head);
+    const host = policy.hostHeader ?? asked?.host ?? fieldValue(head.fields, "host") ?? "";
+    const fields = forwardedFields(head, host, this.#context.via);
+    const isOurs = policy.users === undefined ? () => false : (name: string) => name === "authorization";
+    const kept = withoutFields(fields, (name) => isOurs(name) || isForwardedField(name));
+    const all = [...withoutCookie(kept, STICKY_COOKIE), ...this.#forwarded()];
+    return { target: asked?.path ?? head.target, fields: edited(all, policy.requestFields) };
+  }
+
+  /** Who asks, over whatever the visitor says about that (RFC 7239 section 8.1). */
+  #forwarded(): string[] {
+    const { address, isSecure, host } = this.#visitor;
+    const trusts = isTrusted(this.#peer.address, this.#context.trustedProxies);
+    const before = (name: string) => (trusts ? fieldValues(this.#head.fields, name) : []);
+    const peer = this.#peer.address;
+    const proto = isSecure ? "https" : "http";
+    const element = `for=${node(peer)};host=${quotedHost(host)};proto=${proto}`;
+    const chain = [...before("x-forwarded-for"), ...(peer === "" ? [] : [peer])];
+    const fields = ["Forwarded", [...before("forwarded"), element].join(", ")];
+    if (chain.length > 0) fields.push("X-Forwarded-For", chain.join(", "));
+    if (address !== "") fields.push("X-Real-IP", address);
+    fields.push("X-Forwarded-Proto", proto);
+    if (host !== "") fields.push("X-Forwarded-Host", host);
+    return fields;
+  }
+
+  accepts(origin: string): boolean {
+    if (!this.#site.accepts(origin)) return false;
+    this.#begin(origin);
+    return true;
+  }
+
+  async reach(): Promise<ByteStream> {
+    const reached = await this.#site.reach(this.#visitor, deadlineIn(this.#context.limits.connectMs));
+    this.way = reached.way;
+    this.#member = reached.member;
+    this.#begin(reached.origin);
+    return reached.stream;
+  }
+
+  #begin(origin: string): void {
+    this.origin = origin;
+    this.#visit = this.#site.begin(origin);
+  }
+
+  answerFields(fields: string[]): string[] {
+    const { policy } = this.#site;
+    const answered = edited(fields, policy.responseFields);
+    const isNew = policy.sticky === "cookie" && this.#member !== undefined && this.#member !== this.#visitor.member;
+    if (isNew) answered.push("Set-Cookie", `${STICKY_COOKIE}=${this.#member}; Path=/; HttpOnly; SameSite=Lax`);
+    return answered;
+  }
+
+  get idle(): Visit["idle"] {
+    return this.#visit?.idle;
+  }
+
+  settled(): void {
+    this.#visit?.end();
+  }
+}
+
+/** How a visitor is told of errors: as a site does, in a form it asked for. */
+export function siteErrorStyle(head: RequestHead | undefined): ErrorStyle {
+  return { asOrigin: true, accept: fieldValue(head?.fields ?? [], "accept") ?? "" };
+}
+
+function isForwardedField(name: string): boolean {
+  return name === "forwarded" || name === "x-real-ip" || name.startsWith("x-forwarded-");
+}
+
+function edited(fields: string[], edits: readonly FieldEdit[]): string[] {
+  if (edits.length === 0) return fields;
+  const names = new Set(edits.map(({ name }) => name.toLowerCase()));
+  const kept = withoutFields(fields, (name) => names.has(name));
+  for (const { name, value } of edits) if (value !== undefined) kept.push(name, value);
+  return kept;
+}
+
+function cookie(head: RequestHead, name: string): string | undefined {
+  const pairs = fieldValues(head.fields, "cookie").flatMap((line) => line.split(";"));
+  return pairs
+    .map((pair) => pair.trim())
+    .find((pair) => pair.startsWith(`${name}=`))
+    ?.slice(name.length + 1);
+}
+
+/** Our own cookie is nobody else's business. */
+function withoutCookie(fields: string[], name: string): string[] {
+  if (!fields.some((value) => value.includes(`${name}=`))) return fields;
+  return fields.flatMap((value, index) => {
+    if (index % 2 === 0) return [];
+    const field = fields[index - 1]!;
+    if (field.toLowerCase() !== "cookie") return [field, value];
+    const others = value.split(";").filter((pair) => !pair.trim().startsWith(`${name}=`));
+    return others.length === 0 ? [] : [field, others.join(";").trim()];
+  });
+}
+
+/** RFC 7239 section 6: IPv6 in brackets and quotes. */
+function node(address: string): string {
+  if (address === "") return "unknown";
+  return address.includes(":") ? `"[${address}]"` : address;
+}
+
+function quotedHost(host: string): string {
+  return /^[A-Za-z0-9.-]+$/.test(host) ? host : `"${host.replace(/["\\]/g, "")}"`;
+}

@@ -1,0 +1,83 @@
+import type { Network } from "../core/address.ts";
+import type { Deadline } from "../core/clock.ts";
+import { SeikanError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import type { Way } from "./route-table.ts";
+import type { IdleConnection } from "./upstream.ts";
+import type { Users } from "./users.ts";
+
+/** Who visits a site, as far as we believe it. */
+export interface Visitor {
+  /** Without port; empty for unix sockets. */
+  readonly address: string;
+  readonly port: number;
+  readonly isSecure: boolean;
+  /** Host as it was asked for, port included. */
+  readonly host: string;
+  /** The member of a group that answered before. */
+  readonly member: string | undefined;
+}
+
+/** A field that is set (over what came), or removed. */
+export interface FieldEdit {
+  readonly name: string;
+  readonly value: string | undefined;
+}
+
+/** What is asked of visitors, and what changes on the way. */
+export interface SitePolicy {
+  /** Undefined: no password is asked for. */
+  readonly users: Users | undefined;
+  /** Empty: everybody may. */
+  readonly clients: readonly Network[];
+  /** Replaces the visitor's `Host`. */
+  readonly hostHeader: string | undefined;
+  readonly requestFields: readonly FieldEdit[];
+  readonly responseFields: readonly FieldEdit[];
+  /** What keeps a visitor with the same member of a group. */
+  readonly sticky: "cookie" | "address" | undefined;
+}
+
+/** What visitors of a host reach: an exposure of an agent, a service. */
+export interface Site {
+  readonly policy: SitePolicy;
+  /** Opens a connection to whoever serves it, for one request at a time. */
+  reach(visitor: Visitor, deadline: Deadline): Promise<Reached>;
+  /** A connection to this origin, opened before, may take one more request. */
+  accepts(origin: string): boolean;
+  /** A request begins at this origin. */
+  begin(origin: string): Visit;
+  /** Asks whoever serves it for a sign that it can be reached. Rejects when it cannot. */
+  probe(nonce: string, deadline: Deadline): Promise<void>;
+}
+
+export interface Visit {
+  /** Where connections to the origin are listed that wait for a further request. */
+  readonly idle: Set<IdleConnection> | undefined;
+  /** It is over. */
+  end(): void;
+}
+
+export interface Reached {
+  readonly stream: ByteStream;
+  readonly way: Way;
+  /** Names whoever answers: a further request on the same connection goes there, too. */
+  readonly origin: string;
+  /** Names the member of the group, for a cookie. */
+  readonly member: string | undefined;
+}
+
+/** The hosts of a server. */
+export interface Sites {
+  /** The site of a host (canonical, without port); undefined: it is none. Throws for one that is ours and not there. */
+  find(host: string): Site | undefined;
+  /** True for names that lead to this server's own paths. */
+  isApex(host: string): boolean;
+}
+
+/** What whoever asks for a site is told that there is not. */
+export function noSuchSite(host: string): SeikanError {
+  return new SeikanError("no-such-site", `there is no site ${host.slice(0, 253)} here`, {
+    hints: ["is its agent running, and is the name spelt right?"],
+  });
+}

@@ -1,0 +1,91 @@
+import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { tmpdir } from "node:os";
+import { join, relative, sep } from "node:path";
+import sirv from "sirv";
+import { tcpTarget, type Target } from "../core/address.ts";
+import { usageError } from "../core/errors.ts";
+import { escapeHtml } from "../core/html.ts";
+import type { Scope } from "../core/scope.ts";
+
+/**
+ * Serves the files of a folder over HTTP, to this process alone: on a socket
+ * in a folder of its own. Hidden files are not served, a listing only if asked for.
+ */
+export async function serveFiles(directory: string, listing: boolean, scope: Scope): Promise<Target> {
+  const isFolder = await stat(directory).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (!isFolder) throw usageError(`file:${directory}: there is no such folder`);
+  const files = sirv(directory, { dev: true, etag: true, dotfiles: false });
+  const server = createServer((request, response) => {
+    files(request, response, () => void notThere(directory, listing, request, response));
+  });
+  const target = await place(scope);
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  server.once("error", reject);
+  if (target.kind === "unix") server.listen(target.path, resolve);
+  else server.listen(0, "127.0.0.1", resolve);
+  await promise;
+  scope.own(() => server.close());
+  const bound = server.address();
+  return typeof bound === "object" && bound !== null ? tcpTarget("127.0.0.1", bound.port) : target;
+}
+
+/** Where no unix sockets are: a port of loopback. */
+async function place(scope: Scope): Promise<Target> {
+  if (process.platform === "win32") return tcpTarget("127.0.0.1", 0);
+  const folder = await mkdtemp(join(tmpdir(), "seikan-files-"));
+  scope.own(() => rm(folder, { recursive: true, force: true }));
+  return { kind: "unix", path: join(folder, "socket") };
+}
+
+async function notThere(
+  directory: string,
+  listing: boolean,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const folder = listing ? folderOf(directory, request.url ?? "/") : undefined;
+  const entries = folder === undefined ? undefined : await entriesOf(folder);
+  if (entries === undefined) {
+    response.writeHead(404, { "Content-Type": "text/plain; charset=utf-8" }).end("not found\n");
+    return;
+  }
+  const links = entries
+    .map((name) => `<li><a href="${encodeURIComponent(name).replace(/%2F$/, "/")}">${escapeHtml(name)}</a>`)
+    .join("\n");
+  const page = `<!doctype html><meta charset="utf-8"><title>Files</title><ul>\n<li><a href="../">../</a>\n${links}</ul>`;
+  response
+    .writeHead(200, { "Content-Type": "text/html; charset=utf-8", "X-Content-Type-Options": "nosniff" })
+    .end(page);
+}
+
+/** The folder of a path that ends with a slash; undefined outside of what is served. */
+function folderOf(directory: string, url: string): string | undefined {
+  const path = decoded(url.split("?", 1)[0]!);
+  if (path === undefined || !path.endsWith("/") || path.includes("\0")) return undefined;
+  const folder = join(directory, path);
+  const inside = relative(directory, folder);
+  const isHidden = inside.split(sep).some((part) => part.startsWith("."));
+  return isHidden ? undefined : folder;
+}
+
+function decoded(path: string): string | undefined {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return undefined;
+  }
+}
+
+async function entriesOf(folder: string): Promise<string[] | undefined> {
+  try {
+    const entries = await readdir(folder, { withFileTypes: true });
+    const shown = entries.filter(({ name }) => !name.startsWith("."));
+    return shown.map((entry) => (entry.isDirectory() ? `${entry.name}/` : entry.name)).sort();
+  } catch {
+    return undefined;
+  }
+}
