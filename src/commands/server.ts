@@ -4,10 +4,13 @@ import { SeikanError, toSeikanError, usageError } from "../core/errors.ts";
 import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { connectionCapacity, inheritedListeners } from "../platform/descriptors.ts";
+import { writeRunToken } from "../platform/run-token.ts";
+import { AdminEndpoint } from "../routes/admin.ts";
 import type { Client, RouteContext, Endpoint } from "../routes/context.ts";
 import { ConnectUdpEndpoint } from "../routes/connect-udp.ts";
 import { readProxyHeader, serveClient } from "../routes/front.ts";
 import type { Exposure } from "../routes/exposure.ts";
+import { Metrics } from "../routes/metrics.ts";
 import { Permissions, type Grant } from "../routes/permissions.ts";
 import { SiteRoutes } from "../routes/site-routes.ts";
 import { visitRaw } from "../routes/tls-entry.ts";
@@ -50,6 +53,9 @@ export class Server {
   readonly #context: RouteContext;
   readonly #reach: Reach;
   readonly #agents: ServeAgents;
+  readonly #metrics = new Metrics();
+  /** For `/-/agents` and `/-/metrics`, where nobody from outside gets in. */
+  readonly #runToken = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
   readonly #perAddress = new Map<string, number>();
   readonly #maxConnections: number;
   #own: TcpTarget[] = [];
@@ -95,7 +101,18 @@ export class Server {
     for (const tunnel of this.#reach.tunnels) tunnel.keep();
     const watch = setInterval(() => this.#reloadChanged(), WATCH_MS);
     scope.own(() => clearInterval(watch));
+    this.#writeRunToken(scope);
     this.#announce(scope);
+  }
+
+  #writeRunToken(scope: Scope): void {
+    if (this.#specs.every(({ address }) => this.#isExposed(address))) return;
+    try {
+      const file = writeRunToken(this.#runToken, this.#io.env, scope);
+      this.#io.log.debug(`/-/agents and /-/metrics want the token in ${file}`);
+    } catch (thrown) {
+      this.#io.log.debug(`no token for /-/agents and /-/metrics: ${toSeikanError(thrown).message}`);
+    }
   }
 
   stopListening(): void {
@@ -208,6 +225,11 @@ export class Server {
 
   // --- set-up ------------------------------------------------------------------
 
+  #admin(): Endpoint {
+    const access = { admins: this.#values.admin, token: this.#runToken };
+    return new AdminEndpoint(access, this.#agents.registry, this.#metrics);
+  }
+
   #createContext(): RouteContext {
     const values = this.#values;
     const deny = values["deny-net"].flat();
@@ -226,7 +248,7 @@ export class Server {
       permissions,
       users: this.#users,
       openToAll: values["no-auth"],
-      endpoints: [...endpointsOf(values), this.#agents.endpoint],
+      endpoints: [...endpointsOf(values), this.#agents.endpoint, this.#admin()],
       sites: this.#agents.registry,
       tls: { registry: this.#agents.registry, choose: (name) => this.#certificates?.choose(name) },
       trustedProxies: values["trusted-proxy"],
@@ -245,8 +267,9 @@ export class Server {
       isDraining: () => this.#draining,
       live: this.#live,
       log: this.#io.log,
-      access(entry) {
+      access: (entry) => {
         logAccess(entry);
+        this.#metrics.observe(entry);
         entry.way?.onAccess?.(entry);
       },
     };
