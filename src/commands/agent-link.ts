@@ -9,7 +9,7 @@ import type { MuxSession } from "../transports/mux.ts";
 import type { DialOptions } from "../transports/transport.ts";
 import { dialSession, Tunnel, type TunnelEvent } from "../transports/tunnel.ts";
 import type { WebSocketHop } from "../transports/websocket-hop.ts";
-import { heartbeatEvery } from "../transports/websocket.ts";
+import { heartbeatEvery } from "../transports/pulse.ts";
 import { formatHead } from "../wire/fields.ts";
 import {
   HEALTH_PATH,

@@ -1,4 +1,4 @@
-import { flag, integer, list, text, value, type OptionSpecs } from "../core/options.ts";
+import { choice, flag, integer, list, text, value, type OptionSpecs } from "../core/options.ts";
 import { patterns, REACH_OPTIONS, type Invocation } from "./command.ts";
 import { parseExposure } from "./exposures.ts";
 
@@ -37,6 +37,19 @@ export const AGENT_OPTIONS = {
     help: "What the server asks agents for; better in SEIKAN_TOKEN, where other users cannot see it",
   }),
   "token-file": value({ group: "Server", metavar: "FILE", parse: text, help: "The same, in a file" }),
+  protocol: value({
+    group: "Server",
+    metavar: "NAME",
+    parse: choice("seikan", "wsp"),
+    default: "seikan",
+    help: "wsp serves an unmodified wsp server (docs/wsp.md): SERVER is ws://HOST:PORT/register, --allow-net says what it may ask for",
+  }),
+  "wsp-config": value({
+    group: "Server",
+    metavar: "FILE",
+    parse: text,
+    help: "A configuration file of wsp's client (YAML): targets, pool sizes, secret key, rules",
+  }),
   tunnels: value({
     group: "Server",
     metavar: "N",

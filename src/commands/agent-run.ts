@@ -1,6 +1,6 @@
 import type { Target } from "../core/address.ts";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
-import { SeikanError, usageError } from "../core/errors.ts";
+import { SeikanError } from "../core/errors.ts";
 import { LiveSet, type Scope } from "../core/scope.ts";
 import { runWrapped } from "../platform/child.ts";
 import { AGENT_PATH } from "../routes/agent-endpoint.ts";
@@ -9,7 +9,7 @@ import type { Client, RouteContext } from "../routes/context.ts";
 import { serveClient } from "../routes/front.ts";
 import { LocalExposures } from "../routes/local-exposures.ts";
 import { Permissions } from "../routes/permissions.ts";
-import { parseHop, type Hop } from "../transports/chain.ts";
+import type { Hop } from "../transports/chain.ts";
 import { serviceDialer } from "../transports/service.ts";
 import type { Dialer } from "../transports/transport.ts";
 import { HEAD_LIMITS } from "../wire/http1.ts";
@@ -21,7 +21,7 @@ import type { CommandIo } from "./command.ts";
 import { checkUnique, formatUpstream, renamed, type LocalExposure, type Upstream } from "./exposures.ts";
 import { watchHealth } from "./health.ts";
 import { Lifetime } from "./lifetime.ts";
-import { Reach, readOptionFile } from "./reach.ts";
+import { parseServer, Reach, readOptionFile } from "./reach.ts";
 
 /** The server, as a client of ours: it authenticated itself when we called it. */
 const SERVER: Client = {
@@ -123,7 +123,10 @@ export class Agent {
     const key = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
     const specs = this.#exposures.map(({ spec }) => spec);
     for (const text of positionals) {
-      const hop = this.#reach.endpoint(withToken(parseServer(text), token), this.#io.env);
+      const hop = this.#reach.endpoint(
+        withToken(parseServer(text, AGENT_PATH, values["allow-net"]), token),
+        this.#io.env,
+      );
       const rename = (name: string) => this.#rename(name);
       const events = this.#events();
       const serve: ConstructorParameters<typeof AgentLink>[4]["serve"] = (stream) =>
@@ -162,6 +165,7 @@ export class Agent {
       users: undefined,
       openToAll: false,
       endpoints: [new ConnectUdpEndpoint()],
+      gateways: [],
       sites: undefined,
       tls: undefined,
       trustedProxies: [],
@@ -334,14 +338,6 @@ function expire(timeoutMs: number | undefined): Promise<never> {
   return sleep(timeoutMs).then(() => {
     throw new SeikanError("run-timeout", `--timeout: not done after ${timeoutMs / 1000} s`);
   });
-}
-
-/** `wss://HOST`, also written as the `https://` address of the server, or HOST alone. */
-function parseServer(text: string): Hop {
-  const url = /^[a-z][a-z0-9+.-]*:\/\//i.test(text) ? text.replace(/^http(s?):\/\//i, "ws$1://") : `wss://${text}`;
-  const hop = parseHop(url, AGENT_PATH);
-  if (hop !== "direct" && (hop.scheme === "ws" || hop.scheme === "wss")) return hop;
-  throw usageError(`SERVER: expected wss://HOST or ws://HOST, got "${text.replace(/\/\/.*@/, "//***@")}"`);
 }
 
 /** The token is the agent's credential; one in the URL counts as well. */

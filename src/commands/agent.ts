@@ -23,7 +23,7 @@ export const agentCommand: Command<typeof AGENT_OPTIONS> = {
     },
     {
       does: "Let the server's users dial into this network",
-      line: "seikan agent wss://tunnel.example.com --name office --allow-net '*.corp,10.0.0.0/8'",
+      line: "seikan agent wss://tunnel.example.com --name office --allow-net='*.corp,10.0.0.0/8'",
     },
     {
       does: "A webhook test in CI: the command sees the URL",
@@ -39,6 +39,11 @@ export const agentCommand: Command<typeof AGENT_OPTIONS> = {
 
 async function run(invocation: AgentInvocation, io: CommandIo): Promise<number> {
   const { values, positionals } = invocation;
+  if (values.protocol === "wsp" || values["wsp-config"] !== undefined) {
+    const { runWspAgent } = await import("./wsp-agent-run.ts");
+    await using scope = new Scope();
+    return await runWspAgent(invocation, io, scope);
+  }
   if (positionals.length === 0)
     throw usageError(
       "which server? SERVER is missing",

@@ -216,6 +216,7 @@ export class LocalServer {
       users: values.auth.length === 0 ? undefined : new Users(values.auth),
       openToAll: values["no-auth"],
       endpoints: [],
+      gateways: [],
       sites: undefined,
       tls: undefined,
       trustedProxies: [],

@@ -2,15 +2,23 @@ import { readFileSync } from "node:fs";
 import { canonicalHost, parseIp, parsePort, type Target } from "../core/address.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
 import type { ValuesOf } from "../core/options.ts";
-import { parsePattern } from "../core/pattern.ts";
+import { parsePattern, type Pattern } from "../core/pattern.ts";
 import { proxyFromEnv } from "../core/proxy-env.ts";
 import { RouteTable, type RouteRule } from "../routes/route-table.ts";
 import { splitUser } from "../routes/users.ts";
-import { Chains, endpointOf, parseHop, type Hop, type HopSettings, type TunnelSettings } from "../transports/chain.ts";
+import {
+  Chains,
+  endpointOf,
+  parseHop,
+  redactUrl,
+  type Hop,
+  type HopSettings,
+  type TunnelSettings,
+} from "../transports/chain.ts";
 import type { ProxySecret } from "../transports/proxy-credentials.ts";
 import { directDialer } from "../transports/direct.ts";
 import type { TcpOptions } from "../transports/tcp.ts";
-import { heartbeatEvery } from "../transports/websocket.ts";
+import { heartbeatEvery } from "../transports/pulse.ts";
 import type { Dialer } from "../transports/transport.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
 import type { WebSocketHop } from "../transports/websocket-hop.ts";
@@ -135,10 +143,24 @@ export class Reach {
   }
 }
 
+/**
+ * An agent's SERVER: `wss://HOST`, also written as its `https://` address;
+ * without a path it is `path`. `allowNet` tells whether a word stands there
+ * that was meant for `--allow-net`, which takes its list behind `=`.
+ */
+export function parseServer(text: string, path: string, allowNet: readonly Pattern[] | undefined): Hop {
+  const shown = redactUrl(text);
+  if (!/^(wss?|https?):\/\//i.test(text)) {
+    const hint = allowNet?.length === 0 ? `did you mean --allow-net=${shown}?` : `write wss://${shown} if that is it`;
+    throw usageError(`SERVER: expected wss://HOST or ws://HOST, got "${shown}"`, hint);
+  }
+  return parseHopOf("SERVER", text.replace(/^http(s?):/i, "ws$1:"), path) as Hop;
+}
+
 /** The error names the option or variable that the hop came from. */
-function parseHopOf(source: string, text: string): Hop | "direct" {
+function parseHopOf(source: string, text: string, path?: string): Hop | "direct" {
   try {
-    return parseHop(text);
+    return parseHop(text, path);
   } catch (error) {
     if (error instanceof SeikanError) throw usageError(`${source}: ${error.message}`, ...error.hints);
     throw error;

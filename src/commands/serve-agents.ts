@@ -1,17 +1,19 @@
 import { canonicalHost, parseListen, type ListenAddress } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
-import { AgentEndpoint } from "../routes/agent-endpoint.ts";
+import { AgentEndpoint, type AgentAccess } from "../routes/agent-endpoint.ts";
 import { AgentRegistry, type BindablePorts } from "../routes/agent-registry.ts";
 import { AgentTokens, parsePortRange, type PortRange } from "../routes/agent-tokens.ts";
-import type { Endpoint } from "../routes/context.ts";
+import type { Endpoint, Gateway } from "../routes/context.ts";
 import type { Exposure } from "../routes/exposure.ts";
 import { Throttle } from "../routes/throttle.ts";
+import { WspGateway, WspPools, WspRegister, WspStatus } from "../routes/wsp.ts";
 import { listen } from "../transports/tcp.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
-import { heartbeatEvery } from "../transports/websocket.ts";
+import { heartbeatEvery } from "../transports/pulse.ts";
 import { readOptionFile } from "./reach.ts";
 import type { ServeValues } from "./serve-options.ts";
+import { readWspServer, wspRules } from "./wsp-config.ts";
 
 /** Below what name sites are, and how visitors see this server. */
 export interface Domain {
@@ -49,8 +51,10 @@ export function parseBindRanges(text: string): BindRange[] {
 /** Everything `serve` does about agents. */
 export class ServeAgents {
   readonly registry: AgentRegistry;
-  readonly endpoint: Endpoint;
+  readonly endpoints: readonly Endpoint[];
+  readonly gateways: readonly Gateway[];
   readonly #values: ServeValues;
+  readonly #plainTokens: readonly string[];
   readonly #tokens: AgentTokens | undefined;
 
   constructor(
@@ -65,13 +69,14 @@ export class ServeAgents {
       bindable: new AllowedPorts(values["allow-bind"].flat(), firstListener),
       visit,
     });
-    this.#tokens = this.#hasTokens ? new AgentTokens(values["agent-token"], this.#tokenFile()) : undefined;
+    this.#plainTokens = plainTokens(values);
+    const hasTokens = this.#plainTokens.length > 0 || values.tokens !== undefined;
+    this.#tokens = hasTokens ? new AgentTokens(this.#plainTokens, this.#tokenFile()) : undefined;
     const heartbeat = heartbeatEvery(values["ping-interval"]);
-    this.endpoint = new AgentEndpoint(this.registry, { tokens: this.#tokens, throttle: new Throttle(), heartbeat });
-  }
-
-  get #hasTokens(): boolean {
-    return this.#values["agent-token"].length > 0 || this.#values.tokens !== undefined;
+    const access = { tokens: this.#tokens, throttle: new Throttle(), heartbeat };
+    const wsp = speaksWsp(values) ? wspSide(values, access) : { endpoints: [], gateways: [] };
+    this.endpoints = [new AgentEndpoint(this.registry, access), ...wsp.endpoints];
+    this.gateways = wsp.gateways;
   }
 
   #tokenFile(): string {
@@ -81,13 +86,38 @@ export class ServeAgents {
 
   /** Takes the tokens anew; on an error the old ones stay. */
   reload(): void {
-    this.#tokens?.replace(this.#values["agent-token"], this.#tokenFile());
+    this.#tokens?.replace(this.#plainTokens, this.#tokenFile());
   }
 }
 
 /** The server is meant to be reached from outside (docs: "Who may do what"). */
 export function servesOutside(values: ServeValues): boolean {
-  return values.domain !== undefined || values["agent-token"].length > 0 || values.tokens !== undefined;
+  return values.domain !== undefined || plainTokens(values).length > 0 || values.tokens !== undefined;
+}
+
+/** Tokens that permit everything: ours, and the secret key of wsp's configuration. */
+function plainTokens(values: ServeValues): string[] {
+  const key = speaksWsp(values) ? readWspServer(values["wsp-config"]).secretkey : "";
+  return [...values["agent-token"], ...(key === "" ? [] : [key])];
+}
+
+function speaksWsp(values: ServeValues): boolean {
+  return values.wsp || values["wsp-config"] !== undefined;
+}
+
+/** Where wsp's configuration listens, unless the command line says otherwise. */
+export function wspListen(values: ServeValues): string[] {
+  const file = values["wsp-config"];
+  if (file === undefined) return [];
+  const { host, port } = readWspServer(file);
+  return [`${host.includes(":") ? `[${host}]` : host}:${port}`];
+}
+
+function wspSide(values: ServeValues, access: AgentAccess): { endpoints: Endpoint[]; gateways: Gateway[] } {
+  const config = readWspServer(values["wsp-config"]);
+  const limits = { timeoutMs: config.timeout, idleTimeoutMs: config.idletimeout, forbids: wspRules(config) };
+  const pools = new WspPools(limits);
+  return { endpoints: [new WspRegister(pools, access), new WspStatus()], gateways: [new WspGateway(pools)] };
 }
 
 class AllowedPorts implements BindablePorts {

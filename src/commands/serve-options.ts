@@ -109,6 +109,16 @@ export const SERVE_OPTIONS = {
     parse: parseBindRanges,
     help: "Ports that agents may open: PORT, FIRST-LAST, ADDR:PORT; on the first listener's address unless told otherwise",
   }),
+  wsp: flag({
+    group: "Agents",
+    help: "Serve wsp clients at /register and their callers at /request, too (docs/wsp.md)",
+  }),
+  "wsp-config": value({
+    group: "Agents",
+    metavar: "FILE",
+    parse: text,
+    help: "A configuration file of wsp's server (YAML): address, time-outs, secret key, rules; implies --wsp",
+  }),
   "tunnel-path": value({
     group: "WebSocket",
     metavar: "PATH",

@@ -20,14 +20,14 @@ import { WebSocketBridge } from "../routes/websocket-bridge.ts";
 import type { peekServerName as PeekServerName } from "../transports/peek.ts";
 import { listen } from "../transports/tcp.ts";
 import { tlsServer } from "../transports/tls.ts";
-import { heartbeatEvery } from "../transports/websocket.ts";
+import { heartbeatEvery } from "../transports/pulse.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
 import { accessLogger } from "./access-log.ts";
 import { announce } from "./announce.ts";
 import { Certificates, stampOf } from "./certificates.ts";
 import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
-import { ServeAgents, servesOutside } from "./serve-agents.ts";
+import { ServeAgents, servesOutside, wspListen } from "./serve-agents.ts";
 import type { ServeInvocation, ServeValues } from "./serve-options.ts";
 import { tunnelLogger } from "./tunnel-log.ts";
 
@@ -69,7 +69,7 @@ export class Server {
     this.#values = values;
     this.#viaSource = sourceOf("via");
     this.#io = io;
-    this.#specs = listenSpecs(values.listen, io.env);
+    this.#specs = listenSpecs(values.listen.length > 0 ? values.listen : wspListen(values), io.env);
     this.#certificates = certificatesOf(values, this.#specs);
     this.#users = usersOf(values);
     if (values["auth-file"] !== undefined) this.#userStamp = stampOf(values["auth-file"]);
@@ -248,7 +248,8 @@ export class Server {
       permissions,
       users: this.#users,
       openToAll: values["no-auth"],
-      endpoints: [...endpointsOf(values), this.#agents.endpoint, this.#admin()],
+      endpoints: [...endpointsOf(values), ...this.#agents.endpoints, this.#admin()],
+      gateways: this.#agents.gateways,
       sites: this.#agents.registry,
       tls: { registry: this.#agents.registry, choose: (name) => this.#certificates?.choose(name) },
       trustedProxies: values["trusted-proxy"],

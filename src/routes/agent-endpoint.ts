@@ -3,7 +3,7 @@ import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { readControl, type ControlRequest } from "../transports/control.ts";
 import type { MuxSession } from "../transports/mux.ts";
-import type { Heartbeat } from "../transports/websocket.ts";
+import type { Heartbeat } from "../transports/pulse.ts";
 import { fieldValue, formatHead } from "../wire/fields.ts";
 import {
   HEALTH_PATH,

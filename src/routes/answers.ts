@@ -60,6 +60,8 @@ export interface ErrorStyle {
   readonly headOnly?: boolean;
   /** The request was for a path of ours, not for something behind a proxy: credentials are asked for with 401. */
   readonly asOrigin?: boolean;
+  /** Instead of the error's own, where another protocol has one for everything. */
+  readonly status?: number;
   /** What 426 asks for. */
   readonly upgrade?: "websocket" | "connect-udp";
   /** The client's `Accept`: a page or a problem document where it asks for one. */
@@ -94,8 +96,9 @@ function errorText(error: SeikanError, status: number, form: ErrorForm): string 
 
 const CHALLENGE = 'Basic realm="seikan", charset="UTF-8"';
 
-export function answerStatus(error: SeikanError, { asOrigin }: ErrorStyle): number {
+export function answerStatus(error: SeikanError, { asOrigin, status: other }: ErrorStyle): number {
   const { status } = error.outcome;
+  if (other !== undefined && status !== 407) return other;
   return status === 407 && asOrigin === true ? 401 : status;
 }
 

@@ -5,6 +5,8 @@ import type { Logger } from "../core/log.ts";
 import type { LiveSet } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { HeadLimits, RequestHead } from "../wire/http1.ts";
+import type { ErrorStyle } from "./answers.ts";
+import type { Destination } from "./forward.ts";
 import type { Permissions } from "./permissions.ts";
 import type { Routes, Way } from "./route-table.ts";
 import type { Sites } from "./sites.ts";
@@ -36,6 +38,9 @@ export interface RouteContext {
   readonly openToAll: boolean;
   /** What lives at paths of ours. */
   readonly endpoints: readonly Endpoint[];
+  readonly gateways: readonly Gateway[];
+  /** How TLS is spoken with origins of absolute-form `https://` requests; undefined: those are refused, as proxies do. */
+  readonly originTls?: { readonly insecure: boolean };
   /** What visitors reach by Host; undefined: nothing. */
   readonly sites: Sites | undefined;
   /** For clients that speak TLS on plain listeners; undefined: they are refused. */
@@ -107,6 +112,22 @@ export interface Endpoint {
   matches(path: string): boolean;
   /** Throws to refuse: the client is told in plain HTTP. */
   serve(request: UpgradeRequest): Promise<void>;
+}
+
+/** A request at a path of ours that goes on to somewhere else. */
+export interface GatewayRequest {
+  readonly context: RouteContext;
+  readonly head: RequestHead;
+  readonly asker: Asker;
+}
+
+/** A path of ours whose requests go on. */
+export interface Gateway {
+  matches(path: string): boolean;
+  /** Throws to refuse. Whoever asks was let in. */
+  destination(request: GatewayRequest): Destination;
+  /** How errors are told. */
+  readonly style: ErrorStyle;
 }
 
 /** One line of the access log. */

@@ -2,6 +2,7 @@ import { formatTarget } from "../core/address.ts";
 import { deadlineIn } from "../core/clock.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { CredentialAttempt } from "../transports/proxy-credentials.ts";
+import { tlsClient } from "../transports/tls.ts";
 import { withoutFields } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
 import type { ErrorStyle } from "./answers.ts";
@@ -29,7 +30,7 @@ export class ForwardProxy implements Destination {
     this.#asker = asker;
     this.way = context.routes.choose(target.tcp, asker.agent);
     const proxy = this.way.httpProxy;
-    this.origin = proxy?.name ?? `${asker.agent ?? ""} ${formatTarget(target.tcp)}`;
+    this.origin = proxy?.name ?? `${asker.agent ?? ""} ${target.isSecure ? "tls " : ""}${formatTarget(target.tcp)}`;
     this.credentials = proxy?.credentials.attempt(head.method, this.#url);
   }
 
@@ -56,9 +57,18 @@ export class ForwardProxy implements Destination {
 
   async reach(): Promise<ByteStream> {
     const proxy = this.way.httpProxy;
-    if (proxy === undefined) return dialTarget(this.#context, this.#target.tcp, this.way, this.#asker);
+    if (proxy === undefined) return this.#dial();
     checkTarget(this.#context, this.#target.tcp, this.way, this.#asker);
     return proxy.reach(proxy.proxy, { deadline: deadlineIn(this.#context.limits.connectMs) });
+  }
+
+  async #dial(): Promise<ByteStream> {
+    const { tcp, isSecure } = this.#target;
+    const stream = await dialTarget(this.#context, tcp, this.way, this.#asker);
+    if (!isSecure) return stream;
+    const peer = formatTarget(tcp);
+    const tls = { ...this.#context.originTls, serverName: tcp.host, peer, alpn: ["http/1.1"] };
+    return tlsClient(stream, tls, deadlineIn(this.#context.limits.connectMs));
   }
 
   answerFields(fields: string[]): string[] {

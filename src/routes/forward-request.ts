@@ -6,32 +6,37 @@ import type { RequestHead } from "../wire/http1.ts";
 /** An absolute-form request, taken apart. */
 export interface ForwardTarget {
   readonly tcp: TcpTarget;
+  /** TLS is spoken with it. */
+  readonly isSecure: boolean;
   /** Host as it goes to the origin: without the default port. */
   readonly host: string;
   /** Path and query byte for byte, `/` where there was none. */
   readonly path: string;
 }
 
-/** Absolute-form `http://host[:port]/path` (RFC 9112 section 3.2.2); throws on anything else. */
-export function parseForwardTarget(head: RequestHead): ForwardTarget {
+/** Absolute-form `http://host[:port]/path` (RFC 9112 section 3.2.2), `https://` only where that is taken; throws on anything else. */
+export function parseForwardTarget(head: RequestHead, takesHttps: boolean = false): ForwardTarget {
   const match = /^([a-z][a-z0-9+.-]*):\/\/([^/?#]*)([^#]*)$/i.exec(head.target);
   if (match === null) throw new SeikanError("bad-request", "the request target is no absolute http:// URL");
-  if (match[1]!.toLowerCase() !== "http") {
+  const isSecure = match[1]!.toLowerCase() === "https";
+  if (isSecure ? !takesHttps : match[1]!.toLowerCase() !== "http") {
     throw new SeikanError("request-unsupported", `this proxy forwards http:// only, not ${match[1]}://`, {
       hints: ["clients reach https:// through CONNECT"],
     });
   }
-  const authority = match[2]!;
-  if (authority.includes("@")) throw new SeikanError("bad-request", "a request target carries no user or password");
-  const parts = /^(\[[^\]]*\]|[^:]*)(?::(\d*))?$/.exec(authority);
+  const given = match[2]!;
+  if (given.includes("@")) throw new SeikanError("bad-request", "a request target carries no user or password");
+  const standard = isSecure ? 443 : 80;
+  const parts = /^(\[[^\]]*\]|[^:]*)(?::(\d*))?$/.exec(given);
   const host = parts === null ? undefined : canonicalHost(parts[1]!);
-  const port = parts?.[2] === undefined || parts[2] === "" ? 80 : parsePort(parts[2]);
+  const port = parts?.[2] === undefined || parts[2] === "" ? standard : parsePort(parts[2]);
   if (host === undefined || port === undefined)
     throw new SeikanError("bad-request", "the request target has no valid host");
   const tcp = tcpTarget(host, port);
   const rest = match[3]!;
   const path = rest === "" ? (head.method === "OPTIONS" ? "*" : "/") : rest.startsWith("?") ? `/${rest}` : rest;
-  return { tcp, host: port === 80 ? formatTarget(tcp).replace(/:80$/, "") : formatTarget(tcp), path };
+  const authority = formatTarget(tcp);
+  return { tcp, isSecure, host: port === standard ? authority.slice(0, authority.lastIndexOf(":")) : authority, path };
 }
 
 /**

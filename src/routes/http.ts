@@ -9,7 +9,7 @@ import { RequestReader, type MessageHandler, type RequestHead } from "../wire/ht
 import { closeGently } from "../transports/gentle-close.ts";
 import { answerStatus, closeWith, errorAnswer, textAnswer, type ErrorStyle } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
-import type { Client, RouteContext, Endpoint } from "./context.ts";
+import type { Client, RouteContext, Endpoint, Gateway } from "./context.ts";
 import { parseForwardTarget } from "./forward-request.ts";
 import { Exchange, type BodyTaker, type ClientConnection } from "./forward.ts";
 import { ForwardProxy } from "./forward-proxy.ts";
@@ -140,6 +140,8 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     if (isOrigin && this.context.sites !== undefined && !isForServer(this.context.sites, head)) {
       return this.#fail(noSuchSite(hostOf(head) ?? ""), head, siteErrorStyle(head));
     }
+    const gateway = path === undefined ? undefined : this.context.gateways.find((one) => one.matches(path));
+    if (gateway !== undefined) return void this.#passOn(gateway, head, isExposed);
     if (head.target === "*" || (path !== undefined && endpoint === undefined)) return this.#answerOwn(head);
     if (endpoint === undefined) void this.#forward(head, isExposed);
     else void this.#upgrade(endpoint, head, path!, isExposed);
@@ -184,7 +186,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     const { context, client } = this;
     try {
       checkHost(head);
-      const target = parseForwardTarget(head);
+      const target = parseForwardTarget(head, context.originTls !== undefined);
       const pending = this.#authorize(head, exposed);
       const user = pending === undefined ? undefined : await pending;
       if (this.#state === "gone") return;
@@ -193,6 +195,22 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       await this.#exchange.run();
     } catch (thrown) {
       this.#fail(toSeikanError(thrown), head);
+    }
+  }
+
+  /** A path of ours whose requests go on to somewhere else. */
+  async #passOn(gateway: Gateway, head: RequestHead, exposed: boolean): Promise<void> {
+    const { context, client } = this;
+    try {
+      checkHost(head);
+      const pending = this.#authorize(head, exposed);
+      const user = pending === undefined ? undefined : await pending;
+      if (this.#state === "gone") return;
+      const destination = gateway.destination({ context, head, asker: { client, exposed, user } });
+      this.#exchange = new Exchange(this, head, destination, user);
+      await this.#exchange.run();
+    } catch (thrown) {
+      this.#fail(toSeikanError(thrown), head, gateway.style);
     }
   }
 

@@ -3,7 +3,7 @@ import { SeikanError } from "../core/errors.ts";
 import type { LiveSet } from "../core/scope.ts";
 import type { MuxSession } from "../transports/mux.ts";
 import { SESSION_FIELD } from "../transports/tunnel.ts";
-import type { Heartbeat } from "../transports/websocket.ts";
+import type { Heartbeat } from "../transports/pulse.ts";
 import { fieldValue } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
 import { formatPeer, type Client, type Endpoint, type RouteContext, type UpgradeRequest } from "./context.ts";

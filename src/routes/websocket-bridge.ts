@@ -1,6 +1,7 @@
 import { canonicalHost, isLoopbackHost, parseIp, type Target } from "../core/address.ts";
 import { SeikanError } from "../core/errors.ts";
-import { webSocketStream, type Heartbeat } from "../transports/websocket.ts";
+import type { Heartbeat } from "../transports/pulse.ts";
+import { webSocketStream } from "../transports/websocket.ts";
 import { fieldValue, formatHead } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
 import { acceptFields, offeredProtocols } from "../wire/websocket-handshake.ts";

@@ -9,7 +9,7 @@ import { resolveTarget, type TcpOptions } from "./tcp.ts";
 import { tlsClient, type TlsClientOptions } from "./tls.ts";
 import { dialSession, Tunnel, type TunnelEvent } from "./tunnel.ts";
 import { openWebSocket, type WebSocketHop } from "./websocket-hop.ts";
-import type { Heartbeat } from "./websocket.ts";
+import type { Heartbeat } from "./pulse.ts";
 import type { Dialer, DialOptions } from "./transport.ts";
 
 /** One hop of a chain, as a person wrote it. */

@@ -4,7 +4,7 @@ import type { ByteStream } from "../core/stream.ts";
 import { MuxSession } from "./mux.ts";
 import type { DialOptions } from "./transport.ts";
 import { openWebSocket, type WebSocketHop } from "./websocket-hop.ts";
-import type { Heartbeat } from "./websocket.ts";
+import type { Heartbeat } from "./pulse.ts";
 
 /** What happens to a tunnel, for logs and for whoever depends on it. */
 export type TunnelEvent =

@@ -5,7 +5,8 @@ import type { ResponseHead } from "../wire/http1.ts";
 import { answerFault, upgradeFields, webSocketKey } from "../wire/websocket-handshake.ts";
 import { askHop, hostFields, type HttpHop, type Refusal } from "./hop-request.ts";
 import type { DialOptions } from "./transport.ts";
-import { webSocketStream, type Heartbeat } from "./websocket.ts";
+import type { Heartbeat } from "./pulse.ts";
+import { webSocketStream } from "./websocket.ts";
 
 /** A WebSocket endpoint on the way. */
 export interface WebSocketHop extends HttpHop {
@@ -31,9 +32,7 @@ export async function openWebSocket(
   wanted: WebSocketRequest,
   options: DialOptions,
 ): Promise<ByteStream> {
-  const stream = await upgrade(hop, wanted, options).catch((thrown: unknown) => {
-    throw withheld(hop, toSeikanError(thrown));
-  });
+  const stream = await upgradeWebSocket(hop, wanted, options);
   // Loaded here: nothing else needs it, and a start shall not wait for it.
   const { limitUnsent } = await import("./unsent-limit.ts");
   limitUnsent(stream);
@@ -44,7 +43,22 @@ export async function openWebSocket(
   });
 }
 
-function upgrade(hop: WebSocketHop, wanted: WebSocketRequest, options: DialOptions): Promise<ByteStream> {
+/** The opening handshake alone: what the stream carries from then on is the caller's business. */
+export async function upgradeWebSocket(
+  hop: WebSocketHop,
+  wanted: Pick<WebSocketRequest, "protocol" | "fields">,
+  options: DialOptions,
+): Promise<ByteStream> {
+  return upgrade(hop, wanted, options).catch((thrown: unknown) => {
+    throw withheld(hop, toSeikanError(thrown));
+  });
+}
+
+function upgrade(
+  hop: WebSocketHop,
+  wanted: Pick<WebSocketRequest, "protocol" | "fields">,
+  options: DialOptions,
+): Promise<ByteStream> {
   const key = webSocketKey();
   const protocols = wanted.protocol === undefined ? [] : [wanted.protocol];
   return askHop(

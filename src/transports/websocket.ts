@@ -1,4 +1,3 @@
-import { now, sweep } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import {
   createStream,
@@ -21,6 +20,7 @@ import {
 } from "../wire/websocket.ts";
 import { FramePool, HEADER_ROOM, type FrameBuffer } from "./frame-pool.ts";
 import { closeGently } from "./gentle-close.ts";
+import { Pulse, type Heartbeat, type Watched } from "./pulse.ts";
 
 /**
  * A WebSocket as a byte stream, over any stream, as client and as server.
@@ -44,22 +44,6 @@ export interface WebSocketOptions {
   readonly heartbeat?: Heartbeat;
 }
 
-/** When a silent peer is asked for a sign of life, and when it is given up. Milliseconds, 0: never. */
-export interface Heartbeat {
-  readonly intervalMs: number;
-  /** From then on it has this long; any byte counts. */
-  readonly timeoutMs: number;
-}
-
-/** How long an asked peer has. */
-const ANSWER_MS = 10_000;
-
-export function heartbeatEvery(intervalMs: number): Heartbeat {
-  return { intervalMs, timeoutMs: ANSWER_MS };
-}
-
-/** A tick that comes this late says that this process itself slept. */
-const SLEPT_MS = 5000;
 const NO_MASK = new Uint8Array(4);
 const NO_PAYLOAD = new Uint8Array(0);
 /** Larger writes are not gathered with what comes behind them. */
@@ -78,7 +62,7 @@ export function webSocketStream(inner: ByteStream, options: WebSocketOptions): B
   return driver.stream;
 }
 
-class WebSocketDriver implements Driver, Sink, FrameHandler {
+class WebSocketDriver implements Driver, Sink, FrameHandler, Watched {
   readonly copies = true;
   stream!: Stream;
   readonly #inner: ByteStream;
@@ -94,20 +78,17 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
   #closeReceived = false;
   #over = false;
   #innerEnded = false;
-  #lastSign = now();
-  #lastSent = now();
-  #lastTick = now();
-  #asked = 0;
+  readonly #pulse: Pulse;
 
   constructor(inner: ByteStream, options: WebSocketOptions) {
     this.#inner = inner;
     this.#options = options;
     this.#reader = new FrameReader(this, options);
+    this.#pulse = new Pulse(this, options.heartbeat);
   }
 
   start(): void {
-    const { heartbeat } = this.#options;
-    if (heartbeat !== undefined && heartbeat.intervalMs > 0) sweep.add(this.#beat);
+    this.#pulse.start();
     this.#inner.attach(this);
   }
 
@@ -151,7 +132,7 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
   }
 
   #writeInner(frame: Uint8Array): boolean {
-    this.#lastSent = now();
+    this.#pulse.sent();
     const goesOn = this.#inner.write(frame);
     if (!goesOn) this.#blocked = true;
     return goesOn;
@@ -169,7 +150,7 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
   }
 
   onDrain(): void {
-    this.#lastSign = now();
+    this.#pulse.heard();
     this.#blocked = false;
     for (const buffer of this.#lent.splice(0)) frames.give(buffer);
     if (!this.#over) this.stream.drained();
@@ -196,13 +177,13 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
 
   setReading(on: boolean): void {
     this.#reading = on;
-    this.#lastSign = now();
+    this.#pulse.heard();
     if (on) this.#inner.resume();
     else this.#inner.pause();
   }
 
   onData(chunk: Uint8Array): void {
-    this.#lastSign = now();
+    this.#pulse.heard();
     try {
       this.#reader.feed(chunk);
     } catch (thrown) {
@@ -272,37 +253,26 @@ class WebSocketDriver implements Driver, Sink, FrameHandler {
   #leave(): void {
     this.#over = true;
     this.#reader.stop();
-    sweep.delete(this.#beat);
+    this.#pulse.stop();
     if (this.#gathered !== undefined) frames.give(this.#gathered);
     this.#gathered = undefined;
   }
 
   // --- signs of life -----------------------------------------------------------
 
-  readonly #beat = (time: number): boolean => {
-    const { intervalMs, timeoutMs } = this.#options.heartbeat!;
-    const slept = time - this.#lastTick > SLEPT_MS;
-    this.#lastTick = time;
-    // What arrived meanwhile was not seen: neither asleep nor while nothing is read.
-    if (slept || !this.#reading) this.#lastSign = Math.max(this.#lastSign, time - intervalMs);
-    const silent = time - this.#lastSign;
-    // After its close frame it has nothing to answer with.
-    if (this.#reading && !this.#closeReceived && silent >= intervalMs + timeoutMs) {
-      this.#giveUp(silent);
-      return false;
-    }
-    const quiet = time - Math.max(this.#lastSent, this.#asked);
-    // Both sides ask, so that each of them has something to hear.
-    if (quiet >= intervalMs || (silent >= intervalMs && time - this.#asked >= intervalMs)) this.#ask(time);
-    return true;
-  };
+  get isReading(): boolean {
+    return this.#reading;
+  }
 
-  #ask(time: number): void {
-    this.#asked = time;
+  get mayAnswer(): boolean {
+    return !this.#closeReceived;
+  }
+
+  ask(): void {
     if (!this.#closeSent && !this.#blocked) this.#control(OPCODE.ping, NO_PAYLOAD);
   }
 
-  #giveUp(silentMs: number): void {
+  giveUp(silentMs: number): void {
     const { peer } = this.#options;
     const error = new SeikanError("peer-silent", `${peer} gave no sign of life for ${Math.round(silentMs / 1000)} s`);
     this.#leave();
@@ -320,7 +290,7 @@ let randomBytes = new Uint8Array(0);
 let nextKey = 0;
 
 /** A fresh unpredictable mask (RFC 6455 section 5.3), cut from a supply. */
-function randomKey(): Uint8Array {
+export function randomKey(): Uint8Array {
   if (nextKey >= randomBytes.length) {
     randomBytes = crypto.getRandomValues(new Uint8Array(4 * KEYS));
     nextKey = 0;

@@ -337,11 +337,17 @@ export function writeFrameHeader(
   return start;
 }
 
-/** A whole frame, copied: for control frames and tests. */
-export function encodeFrame(opcode: number, payload: Uint8Array, key: Uint8Array | undefined): Uint8Array {
+/** A whole frame, copied; `final` false: more of its message follows. */
+export function encodeFrame(
+  opcode: number,
+  payload: Uint8Array,
+  key: Uint8Array | undefined,
+  final = true,
+): Uint8Array {
   const header = frameHeaderLength(payload.length, key !== undefined);
   const frame = new Uint8Array(header + payload.length);
   writeFrameHeader(frame, header, opcode, payload.length, key);
+  if (!final) frame[0]! &= 0x7f;
   frame.set(payload, header);
   if (key !== undefined) applyMask(frame.subarray(header), key);
   return frame;

@@ -1,0 +1,106 @@
+import * as v from "valibot";
+import { usageError } from "../core/errors.ts";
+import { fieldValues } from "../wire/fields.ts";
+import type { WspRequest } from "../wire/wsp.ts";
+import { readOptionFile } from "./reach.ts";
+
+/** wsp's own configuration files (YAML): so that its users change the program and nothing else. */
+
+const Rule = v.object({
+  method: v.optional(v.string(), ""),
+  url: v.optional(v.string(), ""),
+  headers: v.nullish(v.record(v.string(), v.string()), {}),
+});
+const Rules = v.nullish(v.array(Rule), []);
+const Milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1));
+
+const ServerShape = v.object({
+  host: v.optional(v.string(), "127.0.0.1"),
+  port: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65535)), 8080),
+  timeout: v.optional(Milliseconds, 1000),
+  idletimeout: v.optional(Milliseconds, 60_000),
+  secretkey: v.optional(v.string(), ""),
+  whitelist: Rules,
+  blacklist: Rules,
+});
+
+const PoolSize = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1000));
+const ClientShape = v.object({
+  id: v.optional(v.string()),
+  targets: v.optional(v.array(v.string()), []),
+  poolidlesize: v.optional(PoolSize, 10),
+  poolmaxsize: v.optional(PoolSize, 100),
+  secretkey: v.optional(v.string(), ""),
+  whitelist: Rules,
+  blacklist: Rules,
+});
+
+type RuleList = v.InferOutput<typeof Rules>;
+export type WspServerConfig = v.InferOutput<typeof ServerShape>;
+export type WspClientConfig = v.InferOutput<typeof ClientShape>;
+
+export function readWspServer(path: string | undefined): WspServerConfig {
+  return read(ServerShape, path);
+}
+
+export function readWspClient(path: string | undefined): WspClientConfig {
+  return read(ClientShape, path);
+}
+
+function read<S extends v.GenericSchema>(schema: S, path: string | undefined): v.InferOutput<S> {
+  const text = path === undefined ? "{}" : readOptionFile(path, "wsp-config");
+  const result = v.safeParse(schema, lowerKeys(parseYaml(text)) ?? {});
+  if (result.success) return result.output;
+  const issue = result.issues[0];
+  throw usageError(`--wsp-config: ${v.getDotPath(issue) ?? "the file"}: ${issue.message}`);
+}
+
+function parseYaml(text: string): unknown {
+  try {
+    return Bun.YAML.parse(text);
+  } catch (cause) {
+    throw usageError(`--wsp-config: this is no YAML: ${(cause as Error).message}`);
+  }
+}
+
+/** wsp's keys are its field names in lower case, which it writes in any. */
+function lowerKeys(config: unknown): unknown {
+  if (typeof config !== "object" || config === null || Array.isArray(config)) return config;
+  return Object.fromEntries(Object.entries(config).map(([key, value]) => [key.toLowerCase(), value]));
+}
+
+/** Says why a request is forbidden: first no rule of the blacklist, then one of the whitelist must match, if there are any. */
+export function wspRules(config: {
+  readonly whitelist: RuleList;
+  readonly blacklist: RuleList;
+}): (request: WspRequest) => string | undefined {
+  const denied = (config.blacklist ?? []).map(matcher);
+  const allowed = (config.whitelist ?? []).map(matcher);
+  return (request) => {
+    if (denied.some((matches) => matches(request))) return "Destination is forbidden";
+    if (allowed.length > 0 && !allowed.some((matches) => matches(request))) return "Destination is not allowed";
+    return undefined;
+  };
+}
+
+function matcher({ method, url, headers }: v.InferOutput<typeof Rule>): (request: WspRequest) => boolean {
+  const methods = pattern(method);
+  const urls = pattern(url);
+  const fields = Object.entries(headers ?? {}).map(([name, text]) => ({
+    name: name.toLowerCase(),
+    value: pattern(text),
+  }));
+  return (request) =>
+    methods.test(request.method) &&
+    urls.test(request.url) &&
+    fields.every(({ name, value }) => fieldValues(request.fields, name).some((given) => value.test(given)));
+}
+
+/** Unanchored, as in wsp; an empty one matches anything. */
+function pattern(text: string): RegExp {
+  try {
+    return new RegExp(text);
+  } catch (cause) {
+    throw usageError(`--wsp-config: "${text}" is no regular expression: ${(cause as Error).message}`);
+  }
+}

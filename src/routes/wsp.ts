@@ -1,0 +1,380 @@
+import { canonicalHost, parsePort, tcpTarget, type TcpTarget } from "../core/address.ts";
+import { after, deadlineIn, now, sweep, type Deadline } from "../core/clock.ts";
+import { SeikanError } from "../core/errors.ts";
+import type { LiveSet } from "../core/scope.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { MessageSocket, type MessageSink } from "../transports/message-socket.ts";
+import type { Heartbeat } from "../transports/pulse.ts";
+import { WspExchange } from "../transports/wsp.ts";
+import { fieldValue, formatHead, withoutFields } from "../wire/fields.ts";
+import type { RequestHead } from "../wire/http1.ts";
+import { acceptFields } from "../wire/websocket-handshake.ts";
+import { DESTINATION_FIELD, parseGreeting, SECRET_FIELD, SERVER_ERROR, type WspRequest } from "../wire/wsp.ts";
+import type { AgentAccess } from "./agent-endpoint.ts";
+import { closeWith, textAnswer, type ErrorStyle } from "./answers.ts";
+import {
+  checkTarget,
+  formatPeer,
+  type Client,
+  type Endpoint,
+  type Gateway,
+  type GatewayRequest,
+  type RouteContext,
+  type UpgradeRequest,
+} from "./context.ts";
+import { forwardedFields } from "./forward-request.ts";
+import type { Destination, Outgoing } from "./forward.ts";
+import type { Way } from "./route-table.ts";
+import { checkOrigin, checkUpgrade } from "./upgrade-checks.ts";
+
+/** The server's side of wsp (docs/wsp.md): clients register pools of connections, callers' requests take one each. */
+
+const REGISTER_PATH = "/register";
+const REQUEST_PATH = "/request";
+const STATUS_PATH = "/status";
+/** How often pools are trimmed. */
+const TRIM_MS = 5000;
+const GREETING_BYTES = 1024;
+
+export interface WspLimits {
+  /** How long a request waits for a connection. */
+  readonly timeoutMs: number;
+  /** Connections beyond a pool's size are closed when they idle this long. */
+  readonly idleTimeoutMs: number;
+  /** The sentence that forbids a destination, from the rules of wsp's own configuration. */
+  readonly forbids: (request: WspRequest) => string | undefined;
+}
+
+interface Pool {
+  size: number;
+  readonly connections: Set<PooledConnection>;
+}
+
+/** Every pool of every client. */
+export class WspPools {
+  readonly #pools = new Map<string, Pool>();
+  readonly #waiting: ((connection: PooledConnection) => void)[] = [];
+  readonly #limits: WspLimits;
+  #trimmedAt = now();
+
+  constructor(limits: WspLimits) {
+    this.#limits = limits;
+    sweep.add((time) => this.#trim(time));
+  }
+
+  get limits(): WspLimits {
+    return this.#limits;
+  }
+
+  /** Every greeting tells the size anew. */
+  add(id: string, size: number, connection: PooledConnection): void {
+    const pool = this.#pools.get(id) ?? { size, connections: new Set() };
+    pool.size = size;
+    pool.connections.add(connection);
+    this.#pools.set(id, pool);
+    this.release(connection);
+  }
+
+  delete(id: string, connection: PooledConnection): void {
+    const pool = this.#pools.get(id);
+    pool?.connections.delete(connection);
+    if (pool?.connections.size === 0) this.#pools.delete(id);
+  }
+
+  /** It is idle: whoever waits longest gets it. */
+  release(connection: PooledConnection): void {
+    this.#waiting.shift()?.(connection);
+  }
+
+  /** An idle connection of any pool, chosen at random; waits for one as long as the limits say. */
+  async take(): Promise<PooledConnection> {
+    const idle = [...this.#pools.values()].filter(({ connections }) => firstIdle(connections) !== undefined);
+    const pool = idle[Math.floor(Math.random() * idle.length)];
+    const found = pool === undefined ? undefined : firstIdle(pool.connections);
+    if (found !== undefined) return found.seize();
+    if (this.#pools.size === 0) throw new SeikanError("site-away", "No proxy available");
+    const { promise, resolve, reject } = Promise.withResolvers<PooledConnection>();
+    const wake = (connection: PooledConnection) => (cancel(), resolve(connection.seize()));
+    const cancel = after(this.#limits.timeoutMs, () => {
+      this.#waiting.splice(this.#waiting.indexOf(wake), 1);
+      reject(new SeikanError("site-away", "Unable to get a proxy connection"));
+    });
+    this.#waiting.push(wake);
+    return promise;
+  }
+
+  #trim(time: number): true {
+    if (time - this.#trimmedAt < TRIM_MS) return true;
+    this.#trimmedAt = time;
+    for (const { size, connections } of this.#pools.values()) {
+      const idle = [...connections].filter(({ isIdle }) => isIdle);
+      for (const connection of idle.slice(size))
+        if (connection.idleFor(time) > this.#limits.idleTimeoutMs) connection.close();
+    }
+    return true;
+  }
+}
+
+function firstIdle(connections: Set<PooledConnection>): PooledConnection | undefined {
+  for (const connection of connections) if (connection.isIdle) return connection;
+  return undefined;
+}
+
+/** One connection of a wsp client, from its upgrade on. */
+class PooledConnection implements MessageSink {
+  readonly #pools: WspPools;
+  readonly #live: LiveSet;
+  readonly #context: RouteContext;
+  readonly #client: Client;
+  readonly #socket: MessageSocket;
+  readonly #cancel: () => void;
+  #greeting = "";
+  #id: string | undefined;
+  #exchange: WspExchange | undefined;
+  #seized = false;
+  #idleSince = now();
+  #draining = false;
+
+  constructor(pools: WspPools, { context, client }: UpgradeRequest, stream: ByteStream, heartbeat: Heartbeat) {
+    this.#pools = pools;
+    this.#context = context;
+    this.#live = context.live;
+    this.#client = client;
+    this.#socket = new MessageSocket(stream, this, {
+      role: "server",
+      peer: `the wsp client ${client.address}`,
+      heartbeat,
+    });
+    this.#cancel = after(context.limits.headMs || 30_000, () => this.close());
+    this.#live.add(this);
+  }
+
+  get isIdle(): boolean {
+    return this.#id !== undefined && !this.#seized && this.#socket.isOpen && !this.#draining;
+  }
+
+  idleFor(time: number): number {
+    return time - this.#idleSince;
+  }
+
+  seize(): this {
+    this.#seized = true;
+    return this;
+  }
+
+  /** A stream for one request. The connection must be seized. */
+  open(): ByteStream {
+    const exchange = WspExchange.open(this.#socket, formatPeer(this.#client), (isReusable) => this.#over(isReusable));
+    this.#exchange = exchange;
+    return exchange.stream;
+  }
+
+  #over(isReusable: boolean): void {
+    this.#exchange = undefined;
+    if (!isReusable) return this.abort(new SeikanError("cancelled", "a request through it did not end as it should"));
+    this.#socket.resume();
+    this.#idleSince = now();
+    this.#seized = false;
+    if (this.#draining) this.close();
+    else this.#pools.release(this);
+  }
+
+  onMessage(piece: Uint8Array, last: boolean): void {
+    if (this.#exchange !== undefined) return this.#exchange.onMessage(piece, last);
+    if (this.#id !== undefined) return this.#refuse(new SeikanError("peer-protocol", "a wsp message while idle"));
+    this.#greeting += Buffer.from(piece).toString("utf8");
+    if (this.#greeting.length > GREETING_BYTES)
+      return this.#refuse(new SeikanError("peer-protocol", "a long greeting"));
+    if (last) this.#greeted();
+  }
+
+  #greeted(): void {
+    try {
+      const { id, size } = parseGreeting(this.#greeting);
+      this.#cancel();
+      this.#id = id;
+      this.#context.log.debug(`wsp client ${id} registered a connection`, { peer: formatPeer(this.#client), size });
+      this.#pools.add(id, size, this);
+    } catch (thrown) {
+      this.#refuse(thrown as SeikanError);
+    }
+  }
+
+  #refuse(error: SeikanError): void {
+    this.#context.log.debug(`wsp client dropped: ${error.message}`, { peer: formatPeer(this.#client) });
+    this.close();
+  }
+
+  onDrain(): void {
+    this.#exchange?.onDrain();
+  }
+
+  onClose(error: SeikanError | undefined): void {
+    this.#cancel();
+    this.#live.delete(this);
+    if (this.#id !== undefined) this.#pools.delete(this.#id, this);
+    this.#exchange?.onClose(error);
+  }
+
+  close(): void {
+    this.#socket.close();
+  }
+
+  /** The server is about to stop. */
+  drain(): void {
+    this.#draining = true;
+    if (!this.#seized) this.close();
+  }
+
+  abort(reason: SeikanError): void {
+    this.#socket.abort(reason);
+  }
+}
+
+/** `/register`: where clients bring their connections. */
+export class WspRegister implements Endpoint {
+  readonly protocol = "websocket";
+  readonly #pools: WspPools;
+  readonly #access: AgentAccess;
+
+  constructor(pools: WspPools, access: AgentAccess) {
+    this.#pools = pools;
+    this.#access = access;
+  }
+
+  matches(path: string): boolean {
+    return path === REGISTER_PATH;
+  }
+
+  async serve(request: UpgradeRequest): Promise<void> {
+    const { head, client } = request;
+    checkUpgrade(head);
+    checkOrigin(head, []);
+    const isKnown = await this.#isKnown(request);
+    const stream = request.leave();
+    if (stream === undefined) return;
+    if (!isKnown) return closeWith(stream, textAnswer({ status: SERVER_ERROR, text: "Invalid X-SECRET-KEY" }));
+    stream.write(formatHead("HTTP/1.1 101 Switching Protocols", acceptFields(head, undefined)));
+    new PooledConnection(this.#pools, request, stream, this.#access.heartbeat);
+    request.context.log.debug("wsp client connected", { peer: formatPeer(client) });
+  }
+
+  async #isKnown({ head, client, exposed }: UpgradeRequest): Promise<boolean> {
+    const { tokens, throttle } = this.#access;
+    if (tokens === undefined) return !exposed;
+    const rights = tokens.identify(fieldValue(head.fields, SECRET_FIELD.toLowerCase()) ?? "");
+    // It dials whatever callers ask for: that is what an exit does.
+    if (rights?.isExit === true) return true;
+    await throttle.punish(client.address);
+    return false;
+  }
+}
+
+/** `/status`. */
+export class WspStatus implements Endpoint {
+  matches(path: string): boolean {
+    return path === STATUS_PATH;
+  }
+
+  async serve(request: UpgradeRequest): Promise<void> {
+    const stream = request.leave();
+    if (stream !== undefined) closeWith(stream, textAnswer({ status: 200, text: "ok" }));
+  }
+}
+
+/** `/request`: callers say in a field where it shall go. */
+export class WspGateway implements Gateway {
+  readonly #pools: WspPools;
+
+  constructor(pools: WspPools) {
+    this.#pools = pools;
+  }
+
+  matches(path: string): boolean {
+    return path === REQUEST_PATH;
+  }
+
+  /** As wsp says it. */
+  get style(): ErrorStyle {
+    return { status: SERVER_ERROR };
+  }
+
+  destination(request: GatewayRequest): Destination {
+    const { context, head, asker } = request;
+    const url = fieldValue(head.fields, DESTINATION_FIELD.toLowerCase());
+    const place = url === undefined ? undefined : placeOf(url);
+    if (place === undefined)
+      throw new SeikanError("bad-request", `Unable to parse ${DESTINATION_FIELD}: it names no URL`);
+    const way = wspWay(this.#pools, context);
+    checkTarget(context, place.target, way, asker);
+    const why = this.#pools.limits.forbids({ method: head.method, url: url!, fields: head.fields, length: 0 });
+    if (why !== undefined) throw new SeikanError("target-denied", why);
+    return new WspVisit(context, head, { url: url!, host: place.host }, way);
+  }
+}
+
+function wspWay(pools: WspPools, { limits }: RouteContext): Way {
+  return {
+    hops: [{ scheme: "agent", proxy: tcpTarget("wsp", 0), path: "", secret: undefined }],
+    ...{ httpProxy: undefined, tunnels: [], probe: () => Promise.resolve() },
+    dial: async () => {
+      const connection = await pools.take();
+      return connection.open();
+    },
+    ...{ resolvesHere: false, agent: "wsp", reason: `wsp within ${limits.connectMs} ms` },
+  };
+}
+
+class WspVisit implements Destination {
+  readonly way: Way;
+  readonly origin = "wsp";
+  readonly credentials = undefined;
+  readonly proxyName = "";
+  readonly idle = undefined;
+  readonly style: ErrorStyle = { status: SERVER_ERROR };
+  readonly #context: RouteContext;
+  readonly #head: RequestHead;
+  readonly #asked: { readonly url: string; readonly host: string };
+
+  constructor(context: RouteContext, head: RequestHead, asked: { url: string; host: string }, way: Way) {
+    this.#context = context;
+    this.#head = head;
+    this.#asked = asked;
+    this.way = way;
+  }
+
+  prepare(): Outgoing {
+    const fields = forwardedFields(this.#head, this.#asked.host, this.#context.via);
+    // Each request of wsp goes by itself, and it knows no upgrade.
+    return {
+      target: this.#asked.url,
+      fields: withoutFields(fields, (name) => name === "upgrade" || name === "connection"),
+    };
+  }
+
+  accepts(): boolean {
+    return false;
+  }
+
+  reach(): Promise<ByteStream> {
+    const deadline: Deadline = deadlineIn(this.#context.limits.connectMs);
+    return this.way.dial(tcpTarget("wsp", 0), { deadline });
+  }
+
+  answerFields(fields: string[]): string[] {
+    return fields;
+  }
+
+  settled(): void {}
+}
+
+/** Host and port of an `http://` or `https://` URL. */
+function placeOf(url: string): { target: TcpTarget; host: string } | undefined {
+  const match = /^(https?):\/\/(\[[^\]]*\]|[^/?#@:]*)(?::(\d+))?(?:[/?][\x21-\x7e]*)?$/i.exec(url);
+  const host = match === null ? undefined : canonicalHost(match[2]!);
+  if (match === null || host === undefined || host === "") return undefined;
+  const standard = match[1]!.toLowerCase() === "https" ? 443 : 80;
+  const port = match[3] === undefined ? standard : parsePort(match[3]);
+  if (port === undefined) return undefined;
+  return { target: tcpTarget(host, port), host: url.replace(/^[a-z]+:\/\/([^/?#]*).*$/is, "$1") };
+}
