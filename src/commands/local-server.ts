@@ -224,6 +224,7 @@ export class LocalServer {
         head: HEAD_LIMITS,
         headMs: 30_000,
         bodyMs: 60_000,
+        answerMs: 30_000,
         connectMs: values["connect-timeout"],
         lingerMs: values["linger-timeout"],
         idleMs: values["idle-timeout"],

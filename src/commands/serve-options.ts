@@ -167,6 +167,13 @@ export const SERVE_OPTIONS = {
     default: "60s",
     help: "A request body that stands still this long is given up",
   }),
+  "response-timeout": value({
+    group: "Limits",
+    metavar: "TIME",
+    parse: duration,
+    default: "30s",
+    help: "What an agent exposes must begin to answer a request within this; 0 is never",
+  }),
   "max-header-size": value({
     group: "Limits",
     metavar: "SIZE",

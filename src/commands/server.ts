@@ -257,6 +257,7 @@ export class Server {
         head: { bytes: values["max-header-size"], fields: values["max-headers"] },
         headMs: values["header-timeout"],
         bodyMs: values["body-timeout"],
+        answerMs: values["response-timeout"],
         connectMs: values["connect-timeout"],
         lingerMs: values["linger-timeout"],
         idleMs: values["idle-timeout"],

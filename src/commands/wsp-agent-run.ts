@@ -88,6 +88,7 @@ function contextOf({ values }: AgentInvocation, reach: Reach, io: CommandIo, isD
       head: HEAD_LIMITS,
       headMs: 30_000,
       bodyMs: 60_000,
+      answerMs: 30_000,
       connectMs: values["connect-timeout"],
       lingerMs: values["linger-timeout"],
       idleMs: values["idle-timeout"],

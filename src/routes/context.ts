@@ -20,6 +20,8 @@ export interface Limits {
   readonly headMs: number;
   /** A request body that makes no progress. */
   readonly bodyMs: number;
+  /** From a whole request to the head of its answer, at our own sites. */
+  readonly answerMs: number;
   /** From dialling to the answer of the last hop. */
   readonly connectMs: number;
   /** A half-open, silent tunnel. */

@@ -71,6 +71,10 @@ export class ForwardProxy implements Destination {
     return tlsClient(stream, tls, deadlineIn(this.#context.limits.connectMs));
   }
 
+  get answerMs(): number {
+    return this.#context.limits.lingerMs;
+  }
+
   answerFields(fields: string[]): string[] {
     return fields;
   }

@@ -41,9 +41,15 @@ export function parseForwardTarget(head: RequestHead, takesHttps: boolean = fals
 
 /**
  * The fields of a request as they go on to `host` (RFC 9110 section 7.6): end
- * to end ones first, then what this hop adds. Throws on what is not forwarded.
+ * to end ones first, less what `drop` names, then what this hop adds. Throws on
+ * what is not forwarded.
  */
-export function forwardedFields(head: RequestHead, host: string, via: string | undefined): string[] {
+export function forwardedFields(
+  head: RequestHead,
+  host: string,
+  via: string | undefined,
+  drop?: (name: string) => boolean,
+): string[] {
   const { method, fields, framing, minor } = head;
   if (nominatesFraming(fields))
     throw new SeikanError("bad-request", "Connection names a field that frames the message");
@@ -53,7 +59,10 @@ export function forwardedFields(head: RequestHead, host: string, via: string | u
     throw new SeikanError("loop", "this request has been here before (Via)");
   }
   const dropsLength = framing === "chunked";
-  const kept = withoutFields(endToEnd(fields), (name) => name === "host" || (name === "content-length" && dropsLength));
+  const kept = endToEnd(
+    fields,
+    (name) => name === "host" || (name === "content-length" && dropsLength) || drop?.(name) === true,
+  );
   const forwarded = ["Host", host, ...countedDown(head, kept)];
   if (via !== undefined) forwarded.push("Via", `1.${minor} ${via}`);
   if (framing === "chunked") forwarded.push("Transfer-Encoding", "chunked");

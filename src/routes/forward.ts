@@ -1,10 +1,10 @@
 import { bridge } from "../core/bridge.ts";
-import { now, sweep } from "../core/clock.ts";
+import { now } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import type { CredentialAttempt } from "../transports/proxy-credentials.ts";
 import { endToEnd, fieldTokens, fieldValues, formatHead, safeTrailers, type Fields } from "../wire/fields.ts";
-import { ResponseReader, type MessageHandler, type RequestHead, type ResponseHead } from "../wire/http1.ts";
+import { behind, ResponseReader, type MessageHandler, type RequestHead, type ResponseHead } from "../wire/http1.ts";
 import { answerStatus, errorAnswer, textAnswer, type ErrorStyle } from "./answers.ts";
 import type { Client, RouteContext } from "./context.ts";
 import { maxForwards, wantsWebSocket } from "./forward-request.ts";
@@ -32,6 +32,8 @@ export interface Destination {
   answerFields(fields: string[]): string[];
   /** How its errors are told. */
   readonly style: ErrorStyle;
+  /** How long the request may wait for the head of its answer; 0: for ever. */
+  readonly answerMs: number;
   /** Where connections to it are listed that wait for a further request. */
   readonly idle: Set<IdleConnection> | undefined;
   /** The exchange is over, however it went. */
@@ -78,12 +80,11 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   readonly #destination: Destination;
   readonly #user: string | undefined;
   readonly #startedAt = now();
-  readonly #done = Promise.withResolvers<void>();
   #reader: ResponseReader;
   readonly #client: MessageWriter;
   #upstream: MessageWriter | undefined;
   #origin = "";
-  #resend: () => Promise<void> = () => Promise.resolve();
+  #outgoing: Outgoing | undefined;
   #response: ResponseHead | undefined;
   #chunksToClient = false;
   #closesClient = false;
@@ -91,7 +92,6 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   #over = false;
   #status = 0;
   #progress = 0;
-  readonly #watch: (time: number) => boolean;
 
   constructor(connection: ClientConnection, head: RequestHead, destination: Destination, user: string | undefined) {
     this.#connection = connection;
@@ -100,7 +100,6 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#user = user;
     this.#client = new MessageWriter(connection.stream);
     this.#reader = this.#newReader();
-    this.#watch = this.#stallWatch();
   }
 
   /** True once any byte of an answer is on its way: from then on errors can only cut it. */
@@ -108,25 +107,33 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     return this.#answeredBytes;
   }
 
-  /** Resolves when the exchange is over, however it went: the client has been told. */
-  async run(): Promise<void> {
+  /** Begins; however it goes, the client is told. */
+  start(): void {
     try {
-      await this.#start();
+      const outgoing = this.#destination.prepare();
+      if (maxForwards(this.#head) === 0) return this.#answerOptions();
+      const kept = this.#takeKept();
+      if (kept === undefined) return void this.#reach(outgoing);
+      this.#send(kept, outgoing);
+      this.#connection.takeBody(this);
     } catch (thrown) {
       this.#fail(toSeikanError(thrown));
     }
-    await this.#done.promise;
   }
 
-  async #start(): Promise<void> {
-    const outgoing = this.#destination.prepare();
-    if (maxForwards(this.#head) === 0) return this.#answerOptions();
-    await this.#send(outgoing);
-    this.#connection.takeBody(this);
+  /** On a connection of its own. */
+  async #reach(outgoing: Outgoing): Promise<void> {
+    try {
+      const upstream = await this.#destination.reach();
+      this.#origin = this.#destination.origin;
+      this.#send(upstream, outgoing);
+      if (!this.#over) this.#connection.takeBody(this);
+    } catch (thrown) {
+      this.#fail(toSeikanError(thrown));
+    }
   }
 
-  async #send(outgoing: Outgoing): Promise<void> {
-    const upstream = this.#takeKept() ?? (await this.#reach());
+  #send(upstream: ByteStream, outgoing: Outgoing): void {
     if (this.#over) return upstream.abort(new SeikanError("cancelled", "the client has gone"));
     const authorization = this.#destination.credentials?.value;
     const credentials = authorization === undefined ? [] : ["Proxy-Authorization", authorization];
@@ -135,8 +142,8 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#upstream.put(formatHead(startLine, [...outgoing.fields, ...credentials]));
     upstream.attach(this);
     upstream.resume();
-    this.#resend = () => this.#send(outgoing);
-    sweep.add(this.#watch);
+    this.#outgoing = outgoing;
+    this.#progress = now();
     this.#upstream.flush();
   }
 
@@ -166,12 +173,6 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     return undefined;
   }
 
-  async #reach(): Promise<ByteStream> {
-    const stream = await this.#destination.reach();
-    this.#origin = this.#destination.origin;
-    return stream;
-  }
-
   write(chunk: Uint8Array): boolean {
     this.#progress = now();
     this.#upstream!.body(chunk, this.#head.framing === "chunked");
@@ -191,7 +192,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#progress = now();
     const reader = this.#reader;
     try {
-      while (rest.length > 0 && !this.#over && reader === this.#reader) rest = rest.subarray(reader.feed(rest));
+      while (rest.length > 0 && !this.#over && reader === this.#reader) rest = behind(rest, reader.feed(rest));
     } catch (thrown) {
       return this.#fail(toSeikanError(thrown));
     }
@@ -234,10 +235,14 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     const answer = credentials.challenged(fieldValues(head.fields, "proxy-authenticate"), proxyName);
     answer
       .then(() => {
-        if (this.#head.framing === 0) return this.#resend();
+        if (this.#head.framing === 0) return this.#again();
         throw new SeikanError("hop-auth", `${proxyName} wants other credentials; now it is known which: try again`);
       })
       .catch((thrown: unknown) => this.#fail(toSeikanError(thrown)));
+  }
+
+  async #again(): Promise<void> {
+    this.#send(await this.#destination.reach(), this.#outgoing!);
   }
 
   #newReader(): ResponseReader {
@@ -296,7 +301,6 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     this.#client.flush();
     const outbound = this.#upstream!.stream;
     const inbound = this.#connection.leave();
-    sweep.delete(this.#watch);
     outbound.detach();
     outbound.unread(rest);
     const { context } = this.#connection;
@@ -358,7 +362,6 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
     if (this.#over && this.#response?.status !== 101) return;
     this.#over = true;
     this.#reader.release();
-    sweep.delete(this.#watch);
     this.#connection.context.access({
       kind: "request",
       client: this.#connection.client,
@@ -373,21 +376,17 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
       error,
     });
     this.#destination.settled();
-    this.#done.resolve();
   }
 
-  /** A body that stands still, or an answer that never comes. */
-  #stallWatch(): (time: number) => boolean {
+  /** Asked every second: a body that stands still, or an answer that never comes, ends it. */
+  tick(time: number): void {
+    if (this.#over || this.#upstream === undefined) return;
     const { bodyMs, lingerMs } = this.#connection.context.limits;
-    this.#progress = now();
-    return (time) => {
-      const waitsForClient = !this.#connection.isRequestComplete;
-      const limit = waitsForClient ? bodyMs : lingerMs;
-      if (limit <= 0 || time - this.#progress < limit) return true;
-      const code = waitsForClient ? "body-timeout" : "response-timeout";
-      const what = waitsForClient ? "the request's body stands still" : "the origin does not answer";
-      this.#fail(new SeikanError(code, `${what} for ${limit / 1000} s`));
-      return false;
-    };
+    const waitsForClient = !this.#connection.isRequestComplete;
+    const limit = waitsForClient ? bodyMs : this.#response === undefined ? this.#destination.answerMs : lingerMs;
+    if (limit <= 0 || time - this.#progress < limit) return;
+    const code = waitsForClient ? "body-timeout" : "response-timeout";
+    const what = waitsForClient ? "the request's body stands still" : "the origin does not answer";
+    this.#fail(new SeikanError(code, `${what} for ${limit / 1000} s`));
   }
 }

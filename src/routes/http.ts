@@ -1,11 +1,11 @@
 import { badTarget, parseAuthority, parseIp, parsePort } from "../core/address.ts";
-import { after, deadlineIn, now } from "../core/clock.ts";
+import { deadlineIn, now, sweep } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import type { ByteStream, CloseReason, Sink } from "../core/stream.ts";
 import { fieldValue, fieldValues, type Fields } from "../wire/fields.ts";
 import { CONNECT_UDP } from "../transports/connect-udp.ts";
 import { wantsUpgrade } from "../wire/websocket-handshake.ts";
-import { RequestReader, type MessageHandler, type RequestHead } from "../wire/http1.ts";
+import { behind, RequestReader, type MessageHandler, type RequestHead } from "../wire/http1.ts";
 import { closeGently } from "../transports/gentle-close.ts";
 import { answerStatus, closeWith, errorAnswer, textAnswer, type ErrorStyle } from "./answers.ts";
 import { openTunnel } from "./connect.ts";
@@ -39,14 +39,15 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   #requestComplete = true;
   #received: RequestHead | undefined;
   #clientEnded = false;
-  #isTimed = false;
-  #cancelTimer: () => void = () => {};
+  /** A complete head must be here by then; 0: none is waited for. */
+  #headDeadline = 0;
 
   constructor(context: RouteContext, stream: ByteStream, client: Client) {
     this.context = context;
     this.stream = stream;
     this.client = client;
     this.#reader = new RequestReader(this, context.limits.head);
+    sweep.add(this.#tick);
     stream.attach(this);
   }
 
@@ -60,7 +61,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   onData(chunk: Uint8Array): void {
     let rest = chunk;
     try {
-      while (rest.length > 0 && this.#isReading()) rest = rest.subarray(this.#reader.feed(rest));
+      while (rest.length > 0 && this.#isReading()) rest = behind(rest, this.#reader.feed(rest));
     } catch (thrown) {
       return this.#fail(toSeikanError(thrown));
     }
@@ -72,12 +73,11 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     this.#received = undefined;
     if (head !== undefined) this.#serve(head);
     // Most heads come whole: then there was nothing to wait for.
-    else if (this.#state === "head" && !this.#isTimed) this.#armHeadTimer();
+    else if (this.#state === "head" && this.#headDeadline === 0) this.#expectHead();
   }
 
   onHead(head: RequestHead): void {
-    this.#isTimed = false;
-    this.#cancelTimer();
+    this.#headDeadline = 0;
     this.#received = head;
     this.#requestComplete = false;
     this.#state = "held";
@@ -110,7 +110,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   }
 
   onClose(reason: CloseReason): void {
-    this.#cancelTimer();
+    sweep.delete(this.#tick);
     this.#reader.release();
     const wasGone = this.#state === "gone";
     this.#state = "gone";
@@ -192,7 +192,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       if (this.#state === "gone") return;
       const destination = new ForwardProxy(context, head, target, { client, exposed, user, agent: agentOf(head) });
       this.#exchange = new Exchange(this, head, destination, user);
-      await this.#exchange.run();
+      this.#exchange.start();
     } catch (thrown) {
       this.#fail(toSeikanError(thrown), head);
     }
@@ -208,7 +208,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       if (this.#state === "gone") return;
       const destination = gateway.destination({ context, head, asker: { client, exposed, user } });
       this.#exchange = new Exchange(this, head, destination, user);
-      await this.#exchange.run();
+      this.#exchange.start();
     } catch (thrown) {
       this.#fail(toSeikanError(thrown), head, gateway.style);
     }
@@ -222,10 +222,11 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       const nonce = probeNonce(head);
       if (nonce !== undefined) return await this.#probe(site, nonce);
       const visitor = visitorOf(head, client, context.trustedProxies);
-      await admit(site, head, visitor);
+      const pending = admit(site, head, visitor);
+      if (pending !== undefined) await pending;
       if (this.#state === "gone") return;
       this.#exchange = new Exchange(this, head, new SiteVisit(context, head, site, visitor, client), undefined);
-      await this.#exchange.run();
+      this.#exchange.start();
     } catch (thrown) {
       this.#fail(toSeikanError(thrown), head, siteErrorStyle(head));
     }
@@ -324,7 +325,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     this.#taker = undefined;
     if (!this.#requestComplete || this.#clientEnded || this.context.isDraining()) return this.finish();
     this.#state = "head";
-    this.#armHeadTimer();
+    this.#expectHead();
     this.stream.resume();
   }
 
@@ -347,7 +348,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
 
   #leave(): void {
     this.#state = "gone";
-    this.#cancelTimer();
+    sweep.delete(this.#tick);
     this.#reader.release();
     this.stream.detach();
     this.stream.resume();
@@ -392,14 +393,22 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     });
   }
 
-  #armHeadTimer(): void {
+  #expectHead(): void {
     const { headMs } = this.context.limits;
-    this.#isTimed = true;
-    if (headMs <= 0) return;
-    this.#cancelTimer = after(headMs, () => {
-      if (!this.#reader.isMidMessage) return this.finish();
-      this.#fail(new SeikanError("head-timeout", `no complete request head within ${headMs / 1000} s`));
-    });
+    this.#headDeadline = headMs > 0 ? now() + headMs : 0;
+  }
+
+  /** Every second: what is waited for too long. */
+  readonly #tick = (time: number): boolean => {
+    if (this.#state === "head" && this.#headDeadline > 0 && time > this.#headDeadline) this.#headIsLate();
+    else this.#exchange?.tick(time);
+    return this.#state !== "gone";
+  };
+
+  #headIsLate(): void {
+    if (!this.#reader.isMidMessage) return this.finish();
+    const { headMs } = this.context.limits;
+    this.#fail(new SeikanError("head-timeout", `no complete request head within ${headMs / 1000} s`));
   }
 }
 

@@ -10,7 +10,7 @@ import { forwardedFields, parseForwardTarget } from "./forward-request.ts";
 import type { Destination, Outgoing } from "./forward.ts";
 import type { Way } from "./route-table.ts";
 import type { FieldEdit, Site, Visit, Visitor } from "./sites.ts";
-import { parseBasic } from "./users.ts";
+import { parseBasic, type Users } from "./users.ts";
 
 /**
  * The reverse proxy: requests that visitors make to a host of ours go on to
@@ -23,15 +23,17 @@ const STICKY_COOKIE = "seikan-member";
 
 /** The host a request is for, in canonical form; undefined where it names none. */
 export function hostOf(head: RequestHead): string | undefined {
-  const absolute = /^[a-z][a-z0-9+.-]*:\/\/([^/?#@]*)/i.exec(head.target)?.[1];
+  const isOrigin = head.target.startsWith("/");
+  const absolute = isOrigin ? undefined : /^[a-z][a-z0-9+.-]*:\/\/([^/?#@]*)/i.exec(head.target)?.[1];
   const authority = absolute ?? fieldValue(head.fields, "host") ?? "";
   return canonicalHost(authority.replace(/:\d*$/, ""));
 }
 
 /** The nonce of a probe; undefined for any other request. */
 export function probeNonce(head: RequestHead): string | undefined {
+  if (head.method !== "GET" || !head.target.includes(PROBE_PATH)) return undefined;
   const path = head.target.replace(/^[a-z]+:\/\/[^/]*/i, "");
-  if (head.method !== "GET" || !path.startsWith(PROBE_PATH)) return undefined;
+  if (!path.startsWith(PROBE_PATH)) return undefined;
   return /^[a-z0-9]{16,64}$/.exec(path.slice(PROBE_PATH.length))?.[0];
 }
 
@@ -68,14 +70,15 @@ export function isTrusted(address: string, trusted: readonly Network[]): boolean
   return ip !== undefined && trusted.some((network) => inNetwork(ip, network));
 }
 
-/** Throws unless this visitor may see the site. */
-export async function admit(site: Site, head: RequestHead, visitor: Visitor): Promise<void> {
-  const { clients, users } = site.policy;
-  const address = parseIp(visitor.address);
-  if (clients.length > 0 && !(address !== undefined && clients.some((network) => inNetwork(address, network)))) {
+/** Throws unless this visitor may see the site; undefined where nothing has to be waited for. */
+export function admit({ policy }: Site, head: RequestHead, visitor: Visitor): Promise<void> | undefined {
+  const { clients, users } = policy;
+  if (clients.length > 0 && !isTrusted(visitor.address, clients))
     throw new SeikanError("visitor-denied", "this site is not for visitors from your address");
-  }
-  if (users === undefined) return;
+  return users === undefined ? undefined : checkPassword(users, head, visitor);
+}
+
+async function checkPassword(users: Users, head: RequestHead, visitor: Visitor): Promise<void> {
   const shown = parseBasic(fieldValue(head.fields, "authorization"));
   if (shown !== undefined && (await users.verify(shown, visitor.address))) return;
   throw new SeikanError("auth-required", shown === undefined ? "this site wants a password" : "wrong user or password");
@@ -111,28 +114,30 @@ export class SiteVisit implements Destination {
     const isOrigin = head.target.startsWith("/") || head.target === "*";
     const asked = isOrigin ? undefined : parseForwardTarget(head);
     const host = policy.hostHeader ?? asked?.host ?? fieldValue(head.fields, "host") ?? "";
-    const fields = forwardedFields(head, host, this.#context.via);
-    const isOurs = policy.users === undefined ? () => false : (name: string) => name === "authorization";
-    const kept = withoutFields(fields, (name) => isOurs(name) || isForwardedField(name));
-    const all = [...withoutCookie(kept, STICKY_COOKIE), ...this.#forwarded()];
-    return { target: asked?.path ?? head.target, fields: edited(all, policy.requestFields) };
+    const takesPassword = policy.users !== undefined;
+    const isOurs = (name: string) => isForwardedField(name) || (takesPassword && name === "authorization");
+    const kept = forwardedFields(head, host, this.#context.via, isOurs);
+    const fields = policy.sticky === "cookie" ? withoutCookie(kept, STICKY_COOKIE) : kept;
+    this.#addForwarded(fields);
+    return { target: asked?.path ?? head.target, fields: edited(fields, policy.requestFields) };
   }
 
   /** Who asks, over whatever the visitor says about that (RFC 7239 section 8.1). */
-  #forwarded(): string[] {
+  #addForwarded(fields: string[]): void {
     const { address, isSecure, host } = this.#visitor;
-    const trusts = isTrusted(this.#peer.address, this.#context.trustedProxies);
-    const before = (name: string) => (trusts ? fieldValues(this.#head.fields, name) : []);
     const peer = this.#peer.address;
     const proto = isSecure ? "https" : "http";
-    const element = `for=${node(peer)};host=${quotedHost(host)};proto=${proto}`;
-    const chain = [...before("x-forwarded-for"), ...(peer === "" ? [] : [peer])];
-    const fields = ["Forwarded", [...before("forwarded"), element].join(", ")];
-    if (chain.length > 0) fields.push("X-Forwarded-For", chain.join(", "));
+    let element = `for=${node(peer)};host=${quotedHost(host)};proto=${proto}`;
+    let chain = peer;
+    if (isTrusted(peer, this.#context.trustedProxies)) {
+      const { fields: received } = this.#head;
+      element = [...fieldValues(received, "forwarded"), element].join(", ");
+      chain = [...fieldValues(received, "x-forwarded-for"), ...(peer === "" ? [] : [peer])].join(", ");
+    }
+    fields.push("Forwarded", element, "X-Forwarded-Proto", proto);
+    if (chain !== "") fields.push("X-Forwarded-For", chain);
     if (address !== "") fields.push("X-Real-IP", address);
-    fields.push("X-Forwarded-Proto", proto);
     if (host !== "") fields.push("X-Forwarded-Host", host);
-    return fields;
   }
 
   accepts(origin: string): boolean {
@@ -152,6 +157,10 @@ export class SiteVisit implements Destination {
   #begin(origin: string): void {
     this.origin = origin;
     this.#visit = this.#site.begin(origin);
+  }
+
+  get answerMs(): number {
+    return this.#context.limits.answerMs;
   }
 
   answerFields(fields: string[]): string[] {
@@ -189,7 +198,9 @@ function edited(fields: string[], edits: readonly FieldEdit[]): string[] {
 }
 
 function cookie(head: RequestHead, name: string): string | undefined {
-  const pairs = fieldValues(head.fields, "cookie").flatMap((line) => line.split(";"));
+  const lines = fieldValues(head.fields, "cookie");
+  if (lines.length === 0) return undefined;
+  const pairs = lines.flatMap((line) => line.split(";"));
   return pairs
     .map((pair) => pair.trim())
     .find((pair) => pair.startsWith(`${name}=`))

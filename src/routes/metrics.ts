@@ -8,7 +8,9 @@ const BUCKETS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 /** What Prometheus reads (its text format, version 0.0.4). Names of visitors' hosts and paths are no labels: they have no bound. */
 export class Metrics {
   readonly #startedAt = Date.now() / 1000;
-  readonly #counts = new Map<string, number>();
+  /** By the status that was answered. */
+  readonly #counts = { request: new Map<number, number>(), tunnel: new Map<number, number>() };
+  readonly #errors = new Map<string, number>();
   readonly #buckets = BUCKETS.map(() => 0);
   #requests = 0;
   #seconds = 0;
@@ -16,15 +18,16 @@ export class Metrics {
   #down = 0;
 
   observe({ kind, status, up, down, startedAt, error }: AccessEntry): void {
-    const key = `kind="${kind}",status="${status}",error="${error?.code ?? ""}"`;
-    this.#counts.set(key, (this.#counts.get(key) ?? 0) + 1);
+    const counts = this.#counts[kind];
+    counts.set(status, (counts.get(status) ?? 0) + 1);
+    if (error !== undefined) this.#errors.set(error.code, (this.#errors.get(error.code) ?? 0) + 1);
     this.#up += up;
     this.#down += down;
     if (kind !== "request") return;
     const seconds = (now() - startedAt) / 1000;
     this.#requests++;
     this.#seconds += seconds;
-    for (const [index, most] of BUCKETS.entries()) if (seconds <= most) this.#buckets[index]!++;
+    for (let i = BUCKETS.length - 1; i >= 0 && seconds <= BUCKETS[i]!; i--) this.#buckets[i]!++;
   }
 
   text(connections: number, registry: AgentRegistry): string {
@@ -41,7 +44,12 @@ export class Metrics {
     };
     add("start_time_seconds", "gauge", "When this process started.", [["", this.#startedAt]]);
     add("connections", "gauge", "Connections and tunnels that are alive.", [["", connections]]);
-    add("finished_total", "counter", "Requests and tunnels that are over.", [...this.#counts]);
+    add("finished_total", "counter", "Requests and tunnels that are over, by the status that was answered.", [
+      ...this.#finished("request"),
+      ...this.#finished("tunnel"),
+    ]);
+    const errors = [...this.#errors].map(([code, count]): [string, number] => [`code="${code}"`, count]);
+    add("errors_total", "counter", "Requests and tunnels that did not end well.", errors);
     add("bytes_total", "counter", "Payload bytes.", [
       ['direction="up"', this.#up],
       ['direction="down"', this.#down],
@@ -74,6 +82,10 @@ export class Metrics {
       summed(({ receivedBytes }) => receivedBytes),
     );
     return lines.join("\n");
+  }
+
+  #finished(kind: "request" | "tunnel"): [string, number][] {
+    return [...this.#counts[kind]].map(([status, count]) => [`kind="${kind}",status="${status}"`, count]);
   }
 
   #histogram(): string[] {

@@ -361,6 +361,10 @@ class WspVisit implements Destination {
     return this.way.dial(tcpTarget("wsp", 0), { deadline });
   }
 
+  get answerMs(): number {
+    return this.#context.limits.answerMs;
+  }
+
   answerFields(fields: string[]): string[] {
     return fields;
   }

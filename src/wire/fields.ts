@@ -16,16 +16,29 @@ export function fieldValues(fields: Fields, name: string): string[] {
   return values;
 }
 
+/** The first value of a field. `name` is lower case. */
 export function fieldValue(fields: Fields, name: string): string | undefined {
-  return fieldValues(fields, name)[0];
+  for (let i = 0; i + 1 < fields.length; i += 2) {
+    const candidate = fields[i]!;
+    if (candidate.length === name.length && candidate.toLowerCase() === name) return fields[i + 1]!;
+  }
+  return undefined;
 }
 
+const NO_TOKENS: readonly string[] = [];
+
 /** The members of a comma-separated field, lower case, over all its lines. */
-export function fieldTokens(fields: Fields, name: string): string[] {
-  return fieldValues(fields, name)
-    .flatMap((line) => line.split(","))
-    .map((token) => token.trim().toLowerCase())
-    .filter((token) => token !== "");
+export function fieldTokens(fields: Fields, name: string): readonly string[] {
+  let tokens: string[] | undefined;
+  for (let i = 0; i + 1 < fields.length; i += 2) {
+    const candidate = fields[i]!;
+    if (candidate.length !== name.length || candidate.toLowerCase() !== name) continue;
+    for (const member of fields[i + 1]!.split(",")) {
+      const token = member.trim().toLowerCase();
+      if (token !== "") (tokens ??= []).push(token);
+    }
+  }
+  return tokens ?? NO_TOKENS;
 }
 
 export function withoutFields(fields: Fields, drop: (name: string) => boolean): string[] {
@@ -60,10 +73,13 @@ export function nominatesFraming(fields: Fields): boolean {
   return fieldTokens(fields, "connection").some((name) => NOT_NOMINABLE.has(name));
 }
 
-/** What may go on to the next hop: no hop-by-hop field, and none that `Connection` nominates. */
-export function endToEnd(fields: Fields): string[] {
-  const nominated = new Set(fieldTokens(fields, "connection"));
-  return withoutFields(fields, (name) => HOP_BY_HOP.has(name) || nominated.has(name));
+/** What may go on to the next hop: no hop-by-hop field, none that `Connection` nominates, none of `more`. */
+export function endToEnd(fields: Fields, more?: (name: string) => boolean): string[] {
+  const nominated = fieldTokens(fields, "connection");
+  return withoutFields(
+    fields,
+    (name) => HOP_BY_HOP.has(name) || (nominated.length > 0 && nominated.includes(name)) || more?.(name) === true,
+  );
 }
 
 const NOT_IN_TRAILERS: ReadonlySet<string> = new Set([

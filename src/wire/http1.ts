@@ -51,6 +51,13 @@ export interface MessageHandler<Head> {
 /** What kind of body a response has whatever its fields say (RFC 9112 section 6.3). */
 export type ResponseContext = "normal" | "to-head" | "to-connect";
 
+const NOTHING: Uint8Array = new Uint8Array(0);
+
+/** What is left of a chunk behind `taken` bytes; most are taken whole, and a subarray costs as much as a small message. */
+export function behind(chunk: Uint8Array, taken: number): Uint8Array {
+  return taken === chunk.length ? NOTHING : chunk.subarray(taken);
+}
+
 const REQUEST = HTTPParser.REQUEST;
 const RESPONSE = HTTPParser.RESPONSE;
 

@@ -9,6 +9,8 @@ interface Task {
   readonly target: number | undefined;
   readonly streams: number;
   readonly seconds: number;
+  /** Said first on each connection: the head of an upload. */
+  readonly preamble?: string;
   /** Streams beside the others that are opened and not read. */
   readonly stalled?: number;
 }
@@ -98,7 +100,11 @@ async function upload(): Promise<void> {
       if (taken < chunk.length) return;
     }
   };
-  for (let i = 0; i < task.streams; i++) await connect({ open: pour, data() {}, drain: pour });
+  const open = (socket: Bun.Socket<State>) => {
+    if (task.preamble !== undefined) socket.write(task.preamble);
+    pour(socket);
+  };
+  for (let i = 0; i < task.streams; i++) await connect({ open, data() {}, drain: pour });
   await Bun.sleep(200);
   bytes = 0;
   const start = performance.now();

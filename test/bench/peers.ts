@@ -20,15 +20,15 @@ export interface Peer {
 }
 
 const PATH = `${process.env.PATH}:/usr/sbin`;
-const which = (name: string) => Bun.which(name, { PATH });
+export const which = (name: string) => Bun.which(name, { PATH });
 
-function freePort(): number {
+export function freePort(): number {
   const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
   probe.stop(true);
   return probe.port;
 }
 
-async function started(name: string, command: string[], ports: number[]): Promise<Bun.Subprocess> {
+export async function started(name: string, command: string[], ports: number[]): Promise<Bun.Subprocess> {
   const child = Bun.spawn(command, { stdin: "ignore", stdout: "ignore", stderr: "ignore" });
   // Whatever happens to this run, nothing stays behind.
   process.on("exit", () => child.kill("SIGKILL"));

@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { startPeers, startTunnelPeers, type OriginPorts, type Peer } from "./peers.ts";
+import { runReverse } from "./reverse.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const EXECUTABLE = join(ROOT, "dist/seikan");
@@ -281,6 +282,11 @@ await runKinds(KINDS, "", () => startPeers(EXECUTABLE, origin));
 sectionPrefix = "tunnel: ";
 const TUNNEL_KINDS: Kinds = { ...KINDS, beside: (peer) => besideStalled(peer, origin) };
 await runKinds(TUNNEL_KINDS, "tunnel-", () => startTunnelPeers(EXECUTABLE, origin));
+sectionPrefix = "reverse: ";
+await runReverse(EXECUTABLE, {
+  ...{ rounds: ROUNDS, seconds: SECONDS, sessions: option("sessions", 4000), record, residentBytes, cpuSeconds },
+  wants: (kind) => ONLY === undefined || ONLY.split(",").includes(`reverse-${kind}`),
+});
 sectionPrefix = "";
 if (ONLY === undefined || ONLY.includes("startup")) await startUp();
 originProcess.kill();
