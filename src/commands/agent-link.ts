@@ -123,6 +123,11 @@ export class AgentLink {
     for (const stream of this.#eventStreams) stream.abort(new SeikanError("shutdown", "this agent is about to end"));
   }
 
+  /** Resolves when every connection is over: everything that was sent has left. */
+  async ended(): Promise<void> {
+    await Promise.all([...this.#sessions].map(({ closed }) => closed));
+  }
+
   close(): void {
     this.#tunnel.close();
   }

@@ -275,7 +275,7 @@ export class Agent {
         this.#io.event("health", { exposure: name, healthy: isHealthy, why });
         for (const link of this.#links) void link.setHealth(name, isHealthy);
       };
-      void watchHealth(exposure.upstream, exposure.health, changed, stop.signal);
+      void watchHealth(this.#dialers.get(exposure.spec.name)!, exposure.health, changed, stop.signal);
     }
   }
 
@@ -323,7 +323,9 @@ export class Agent {
     const startedAt = now();
     for (const link of this.#links) link.goAway();
     if (this.#live.size > 0) this.#io.log.info(`draining ${this.#live.size} connections; a second signal ends them`);
-    await this.#live.drain(this.#invocation.values["drain-timeout"]);
+    const timeout = this.#invocation.values["drain-timeout"];
+    const drained = Promise.all([this.#live.drain(timeout), ...this.#links.map((link) => link.ended())]);
+    await Promise.race([drained, sleep(timeout)]);
     this.#io.log.debug("drained", { ms: Math.round(now() - startedAt) });
     return 0;
   }

@@ -59,8 +59,15 @@ async function started(process: Process, port: number, folder: TempFolder): Prom
   return { port, process, [Symbol.asyncDispose]: stop };
 }
 
-/** Nginx on a free port, with these lines in its `server` block. */
-export async function startNginx(lines: string[]): Promise<ForeignProxy> {
+export interface NginxOptions {
+  /** In front of the `server` block. */
+  readonly http?: readonly string[];
+  /** Behind the port in `listen`. */
+  readonly listen?: string;
+}
+
+/** Nginx on a free port, with these lines in its `server` block; `FOLDER` and `PORT` in them are filled in. */
+export async function startNginx(lines: string[], options: NginxOptions = {}): Promise<ForeignProxy> {
   const folder = new TempFolder();
   const port = freePort();
   const temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -68,7 +75,8 @@ export async function startNginx(lines: string[]): Promise<ForeignProxy> {
     ...["daemon off;", "master_process off;", "pid FOLDER/nginx.pid;", "error_log stderr error;"],
     ...["events { worker_connections 2048; }", "http {", "access_log off;"],
     ...temporary.map((name) => `${name}_temp_path FOLDER/${name};`),
-    ...["server {", "listen 127.0.0.1:PORT;", ...lines, "}", "}"],
+    ...(options.http ?? []),
+    ...["server {", `listen 127.0.0.1:PORT ${options.listen ?? ""};`, ...lines, "}", "}"],
   ]
     .join("\n")
     .replaceAll("FOLDER", folder.path)

@@ -23,18 +23,27 @@ const PACKAGES: Readonly<Record<string, string>> = {
   websockify: "websockify",
   dig: "bind9-dnsutils",
   openssl: "openssl",
+  postgres: "postgresql",
+  initdb: "postgresql",
+  psql: "postgresql-client",
 };
 
-const PATH = `${process.env.PATH}:/usr/sbin:/sbin:/usr/local/sbin`;
+/** Also what Debian keeps off the PATH. */
+function searchPath(): string {
+  const postgres = [...new Bun.Glob("usr/lib/postgresql/*/bin/initdb").scanSync({ cwd: "/", absolute: true })];
+  const folders = postgres.toSorted().map((path) => path.replace(/\/initdb$/, ""));
+  return [process.env.PATH, "/usr/sbin", "/sbin", "/usr/local/sbin", ...folders.reverse()].join(":");
+}
+
 const skipped = new Map<string, string>();
 let aptUpdated = false;
 
 /** The program's path; installed if need be. Undefined where that is impossible: the skip is told loudly. */
 export function program(name: string): string | undefined {
-  const found = Bun.which(name, { PATH });
+  const found = Bun.which(name, { PATH: searchPath() });
   if (found !== null) return found;
   install(PACKAGES[name] ?? name);
-  const installed = Bun.which(name, { PATH });
+  const installed = Bun.which(name, { PATH: searchPath() });
   if (installed === null) skipped.set(name, `${name} is not here and could not be installed`);
   return installed ?? undefined;
 }
@@ -44,7 +53,7 @@ export function pythonWith(module: string): string | undefined {
   if (program("python3") === undefined) return undefined;
   const find = () =>
     ["python3", "/usr/bin/python3"].find((python) => {
-      return Bun.which(python, { PATH }) !== null && Bun.spawnSync([python, "-c", `import ${module}`]).success;
+      return Bun.which(python, { PATH: searchPath() }) !== null && Bun.spawnSync([python, "-c", `import ${module}`]).success;
     });
   const found = find();
   if (found !== undefined) return found;

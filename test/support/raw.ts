@@ -29,6 +29,11 @@ export class RawSocket implements Disposable {
     this.#pump();
   }
 
+  /** Our own port of this connection. */
+  get localPort(): number {
+    return this.#socket!.localPort;
+  }
+
   get bytes(): Buffer {
     return Buffer.concat(this.#chunks);
   }

@@ -42,9 +42,24 @@ export class Relay implements Disposable {
     return this.#listener.port;
   }
 
+  /** As if the cable of the connections there are was pulled: nothing passes any more, no end and no reset either. */
+  silence(): void {
+    for (const connection of this.connections) connection.silence();
+  }
+
+  /** The cable is back: everything passes that waited. */
+  restore(): void {
+    for (const connection of this.connections) connection.restore();
+  }
+
+  /** Ends all connections there are. */
+  cut(how: "end" | "reset"): void {
+    for (const connection of this.connections) connection.cut(how);
+  }
+
   [Symbol.dispose](): void {
     this.#listener.stop(true);
-    for (const connection of this.connections) connection.cut("reset");
+    this.cut("reset");
   }
 }
 
@@ -70,6 +85,9 @@ export class RelayedConnection {
   readonly #finishing = { client: false, server: false };
   #head: string | undefined;
   #isOver = false;
+  #isSilent = false;
+  /** One side broke while nothing passed. */
+  #isBroken = false;
 
   constructor(options: RelayOptions, client: Socket<RelayedConnection>) {
     this.#options = options;
@@ -101,6 +119,19 @@ export class RelayedConnection {
     }
   }
 
+  silence(): void {
+    this.#isSilent = true;
+    this.#sockets.client.pause();
+    this.#sockets.server?.pause();
+  }
+
+  restore(): void {
+    this.#isSilent = false;
+    if (this.#isBroken) return this.cut("reset");
+    this.pump("client");
+    this.pump("server");
+  }
+
   received(from: Ends, chunk: Buffer): void {
     let bytes = Buffer.from(chunk);
     if (from === "client" && this.#head !== undefined) {
@@ -120,13 +151,15 @@ export class RelayedConnection {
   }
 
   closed(from: Ends, error?: Error): void {
-    if (error !== undefined && error !== null) this.cut("reset");
+    const isBroken = error !== undefined && error !== null;
+    if (isBroken && this.#isSilent) this.#isBroken = true;
+    else if (isBroken) this.cut("reset");
     else this.finished(from);
   }
 
   pump(to: Ends): void {
     const socket = this.#sockets[to];
-    if (socket === undefined || this.#isOver) return;
+    if (socket === undefined || this.#isOver || this.#isSilent) return;
     const queue = this.#queues[to];
     const direction = to === "server" ? "up" : "down";
     const { cut } = this.#options;

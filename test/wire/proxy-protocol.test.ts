@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { decodeProxyHeader } from "../../src/wire/proxy-protocol.ts";
+import { decodeProxyHeader, encodeProxyHeader } from "../../src/wire/proxy-protocol.ts";
 import { codeOf, decodeGrowing } from "../support/decode.ts";
 
 const SIGNATURE = "0d0a0d0a000d0a515549540a";
@@ -97,6 +97,52 @@ describe("bytes that are no PROXY header", () => {
   ] as const) {
     test(`are refused: version 1 with ${name}`, () => {
       expect(codeOf(() => decodeProxyHeader(v1(line)))).toBe("bad-request");
+    });
+  }
+});
+
+describe("a PROXY header that is written", () => {
+  const written = (address: string, port: number) => Buffer.from(encodeProxyHeader({ address, port }));
+
+  for (const [name, address, port] of [
+    ["IPv4", "192.0.2.1", 56324],
+    ["IPv4 with the smallest numbers", "0.0.0.0", 0],
+    ["IPv4 with the largest numbers", "255.255.255.255", 65535],
+    ["IPv6", "2001:db8::1", 56324],
+    ["IPv6 with the smallest numbers", "::", 0],
+    ["IPv6 with the largest numbers", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 65535],
+    ["IPv6 loopback", "::1", 1],
+  ] as const) {
+    test(`for ${name} is read as what it was`, () => {
+      const bytes = written(address, port);
+      expect(decodeGrowing(decodeProxyHeader, bytes)).toEqual({
+        value: { source: { address, port } },
+        length: bytes.length,
+      });
+    });
+  }
+
+  test("is of version 2, in the bytes of the specification", () => {
+    expect(written("192.0.2.1", 56324)).toEqual(v2("21 11 000c c0000201 00000000 dc04 0000"));
+    const v6 = "20010db8000000000000000000000001";
+    expect(written("2001:db8::1", 443)).toEqual(v2(`21 21 0024 ${v6} ${"00".repeat(16)} 01bb 0000`));
+  });
+
+  test("names an IPv4 client within IPv6 by its IPv4 address", () => {
+    expect(written("::ffff:192.0.2.1", 7)).toEqual(written("192.0.2.1", 7));
+    expect(decodeProxyHeader(written("::ffff:192.0.2.1", 7))?.value.source).toEqual({ address: "192.0.2.1", port: 7 });
+  });
+
+  for (const [name, source] of [
+    ["nobody", undefined],
+    ["a unix socket", { address: "", port: 0 }],
+    ["a name", { address: "client.test", port: 7 }],
+    ["an address with a zone", { address: "fe80::1%eth0", port: 7 }],
+  ] as const) {
+    test(`for ${name} says that the connection speaks for itself`, () => {
+      const bytes = encodeProxyHeader(source);
+      expect(Buffer.from(bytes)).toEqual(v2("20 00 0000"));
+      expect(decodeGrowing(decodeProxyHeader, bytes)).toEqual({ value: NOBODY, length: 16 } as never);
     });
   }
 });
