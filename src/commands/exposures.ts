@@ -11,7 +11,7 @@ import {
 import { usageError } from "../core/errors.ts";
 import { parseBoolean } from "../core/options.ts";
 import { isFieldName, isFieldValue } from "../wire/fields.ts";
-import type { ExposureSpec } from "../wire/registration.ts";
+import { mayEdit, type ExposureSpec } from "../wire/registration.ts";
 
 /** What an exposure leads to at the agent. */
 export type Upstream =
@@ -88,7 +88,12 @@ function parsePlace(first: string, text: string): Place {
   const rest = named === null ? first : named[2]!;
   const name = named?.[1];
   const match = /^(tcp|udp|host|tls):([^=/]*)=(.+)$/s.exec(rest);
-  if (match === null) return { kind: undefined, name, host: undefined, port: undefined, target: rest };
+  if (match === null) {
+    const word = /^(tcp|udp|host|tls):(?!\/\/)/.exec(rest)?.[1];
+    const place = word === "tcp" || word === "udp" ? "PORT=HOST:PORT" : "NAME=TARGET";
+    if (word !== undefined) throw wrong(text, `write ${word}:${place}`);
+    return { kind: undefined, name, host: undefined, port: undefined, target: rest };
+  }
   const [, word, where, target] = match as unknown as [string, "tcp" | "udp" | "host" | "tls", string, string];
   if (word === "host" || word === "tls") {
     if (where === "") throw wrong(text, `${word}: names a host`);
@@ -100,7 +105,7 @@ function parsePlace(first: string, text: string): Place {
 }
 
 function kindOf(target: string): "http" | "private" {
-  return target.startsWith("tcp://") ? "private" : "http";
+  return /^tcp:\/\//i.test(target) ? "private" : "http";
 }
 
 function parseUpstream(
@@ -113,8 +118,11 @@ function parseUpstream(
   if (target.startsWith("file:")) {
     const path = target.replace(/^file:(\/\/(?=\/))?/, "");
     if (kind !== undefined && kind !== "http") throw wrong(text, "files are served over HTTP only");
+    if (path === "") throw wrong(text, "file: wants a folder, . for this one");
     return { kind: "files", directory: isAbsolute(path) ? path : resolve(path), listing };
   }
+  if (kind === "udp" && /^(unix:|tcp:)/i.test(target)) throw wrong(text, "behind udp: comes HOST:PORT");
+  if (target.includes("@")) throw wrong(text, "a local service takes no user or password here");
   if (target.startsWith("unix:")) return service(parseTarget(target));
   const url = /^(https?|tcp):\/\/([^/?#]*)(\/?)$/i.exec(target);
   if (url === null && /^https?:\/\//i.test(target)) throw wrong(text, "a local service has no path here");
@@ -150,8 +158,12 @@ function randomName(): string {
 function defaultName(kind: ExposureSpec["kind"], { host, port }: Place): string {
   if (kind === "http" && host === undefined) return randomName();
   if (kind === "private") return randomName();
-  const base = host === undefined ? `${kind}-${port}` : host.replaceAll("*", "any").replaceAll(".", "-");
-  return base.slice(0, 63).replace(/^-+|-+$/g, "") || kind;
+  const base = host === undefined ? `${kind}-${port}` : host.replaceAll("*", "any");
+  const label = base
+    .replace(/[^a-z0-9]+/gi, "-")
+    .slice(0, 63)
+    .replace(/^-+|-+$/g, "");
+  return label === "" ? kind : label;
 }
 
 /** Another name for an exposure whose name nobody chose. */
@@ -223,7 +235,7 @@ function edit(entry: string, text: string): [string, string | null] {
   const value = removed === null ? entry.slice(colon + 1).trim() : null;
   if ((removed === null && colon < 1) || !isFieldName(name) || !isFieldValue(value ?? ""))
     throw wrong(text, "a header is 'Name: value', or -Name to remove it");
-  if (/^(content-length|transfer-encoding|connection|upgrade|host|te|trailer)$/i.test(name))
+  if (!mayEdit(name))
     throw wrong(
       text,
       `${name} frames or routes the message: it cannot be changed${name.toLowerCase() === "host" ? " so; use host-header=" : ""}`,
@@ -249,7 +261,7 @@ function proxyVersion(value: string | undefined): boolean {
 
 /** An option may hold a password. */
 function redacted(text: string): string {
-  return text.replace(/(^|,)(auth=[^:,]*:)[^,]*/g, "$1$2***");
+  return text.replace(/(^|,)auth=.*?(?=,[a-z-]+=|$)/gs, "$1auth=***").replace(/\/\/[^/]*@/g, "//***@");
 }
 
 function wrong(text: string, why: string) {

@@ -133,13 +133,16 @@ class AllowedPorts implements BindablePorts {
     return this.#rangeOf(port) !== undefined;
   }
 
-  candidates(count: number): number[] {
+  candidates(count: number, fits: (port: number) => boolean): number[] {
     const sizes = this.#ranges.map(({ first, last }) => last - first + 1);
     const total = sizes.reduce((sum, size) => sum + size, 0);
     const chosen = new Set<number>();
-    // Small ranges are tried whole.
-    if (total <= count) for (const { first, last } of this.#ranges) for (let p = first; p <= last; p++) chosen.add(p);
-    while (total > count && chosen.size < count) chosen.add(this.#at(Math.floor(Math.random() * total)));
+    // From a random place on, so that few of many that fit are found, too.
+    const start = Math.floor(Math.random() * total);
+    for (let i = 0; i < total && chosen.size < count; i++) {
+      const port = this.#at((start + i) % total);
+      if (fits(port)) chosen.add(port);
+    }
     return [...chosen];
   }
 

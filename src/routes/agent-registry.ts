@@ -40,8 +40,8 @@ export interface RegistrySettings {
 /** Opens ports for agents. */
 export interface BindablePorts {
   allows(port: number): boolean;
-  /** Some of the allowed ports, in random order. */
-  candidates(count: number): number[];
+  /** Some of the allowed ports that fit, in random order. */
+  candidates(count: number, fits: (port: number) => boolean): number[];
   open(protocol: "tcp" | "udp", port: number, accept: (stream: ByteStream, peer: Peer) => void): Promise<Listener>;
 }
 
@@ -72,11 +72,18 @@ export class AgentRegistry implements Sites {
   find(host: string): Site | undefined {
     const site = this.#byHost("http", host);
     if (site !== undefined) return site;
-    const left = this.#left.get(host);
-    if (left !== undefined && now() - left < AWAY_MS) throw away();
+    if (this.#wasHere(host)) throw away();
     const { domain } = this.#settings;
     if (domain === undefined || !host.endsWith(`.${domain}`)) return undefined;
     throw noSuchSite(host);
+  }
+
+  #wasHere(host: string): boolean {
+    for (const name of namesFor(host)) {
+      const left = this.#left.get(name);
+      if (left !== undefined && now() - left < AWAY_MS) return true;
+    }
+    return false;
   }
 
   /** The exposure that takes the TLS connections for this server name as they are. */
@@ -92,11 +99,9 @@ export class AgentRegistry implements Sites {
 
   /** The exact host, or the longest wildcard above it. */
   #byHost(kind: "http" | "tls", host: string): Exposure | undefined {
-    const exact = this.#exposures.get(`${kind}:${host}`);
-    if (exact !== undefined) return exact;
-    for (let dot = host.indexOf("."); dot >= 0; dot = host.indexOf(".", dot + 1)) {
-      const wildcard = this.#exposures.get(`${kind}:*${host.slice(dot)}`);
-      if (wildcard !== undefined) return wildcard;
+    for (const name of namesFor(host)) {
+      const found = this.#exposures.get(`${kind}:${name}`);
+      if (found !== undefined) return found;
     }
     return undefined;
   }
@@ -145,7 +150,8 @@ export class AgentRegistry implements Sites {
 
   /** Takes a connection of an agent with what it offers. Throws to refuse; then nothing has changed. */
   async register(asked: Registration, line: AgentLine, rights: AgentRights, client: Client): Promise<Registered> {
-    const wanted = asked.exposures.map((spec) => ({ spec, id: this.#idOf(spec) }));
+    const wanted = asked.exposures.map((spec) => ({ spec: withPort(spec), id: this.#idOf(spec) }));
+    checkDistinct(wanted);
     this.#checkRights(asked, wanted, rights);
     await this.#evictGhosts(asked, wanted, rights);
     const turn = this.#turn.then(() => this.#admit(asked, wanted, line, rights, client));
@@ -189,17 +195,26 @@ export class AgentRegistry implements Sites {
   #checkRights(asked: Registration, wanted: readonly Wanted[], rights: AgentRights): void {
     if (!rights.agent(asked.agent)) throw notGranted(rights, `the agent name ${asked.agent}`);
     for (const { spec, id } of wanted) {
-      if (spec.kind === "tcp" || spec.kind === "udp") this.#checkPort(spec.port ?? 0, rights);
-      else if (!rights.host(spec.host ?? spec.name)) throw notGranted(rights, `the name ${spec.host ?? spec.name}`);
-      if (id === `http:${this.#settings.domain}` || id === "http:localhost")
-        throw new SeikanError("name-taken", `${id.slice(5)} is this server itself`);
+      if (spec.kind === "tcp" || spec.kind === "udp") {
+        this.#checkPort(spec.port ?? 0, rights);
+        continue;
+      }
+      const hasHost = spec.host !== undefined && spec.kind !== "private";
+      const name = hasHost ? nameIn(id) : spec.name;
+      if (!rights.host(name)) throw notGranted(rights, `the name ${name}`);
+      if (spec.kind !== "private" && this.#isOwn(nameIn(id)))
+        throw new SeikanError("name-taken", `${nameIn(id)} is this server itself`);
     }
+  }
+
+  #isOwn(host: string): boolean {
+    return host === "localhost" || host === this.#settings.domain;
   }
 
   #checkPort(port: number, rights: AgentRights): void {
     const { bindable } = this.#settings;
     const isAny = port === 0;
-    if (isAny ? bindable.candidates(1).length === 0 : !bindable.allows(port)) {
+    if (isAny ? bindable.candidates(1, () => true).length === 0 : !bindable.allows(port)) {
       throw new SeikanError("not-granted", `this server opens no port ${isAny ? "" : `${port} `}for agents`, {
         hints: ["its --allow-bind says which"],
       });
@@ -220,15 +235,11 @@ export class AgentRegistry implements Sites {
   }
 
   /** Who has what another agent wants, and does not share it. */
-  #rivals(
-    asked: Registration,
-    wanted: readonly Wanted[],
-    rights: AgentRights,
-  ): { agent: ConnectedAgent; what: string }[] {
+  #rivals(asked: Registration, wanted: readonly Wanted[], rights: AgentRights): Rival[] {
     const shares = (agent: ConnectedAgent) => rights.mayShare && agent.rights.mayShare;
     const named = [...this.#agents.values()]
       .filter((agent) => agent.name === asked.agent && agent.key !== asked.key && !shares(agent))
-      .map((agent) => ({ agent, what: `an agent named ${agent.name}` }));
+      .map((agent) => ({ agent, what: `an agent named ${agent.name}`, isName: true }));
     const holding = wanted.flatMap(({ id, spec }) => {
       const exposure = spec.port === 0 ? undefined : this.#exposures.get(id);
       const others = exposure?.members.filter(({ agent }) => agent.key !== asked.key) ?? [];
@@ -238,6 +249,7 @@ export class AgentRegistry implements Sites {
         .map(({ agent }) => ({
           agent,
           what: `${describe(id)}${differs && shares(agent) ? " with other options" : ""}`,
+          isName: false,
         }));
     });
     return [...named, ...holding];
@@ -251,7 +263,7 @@ export class AgentRegistry implements Sites {
     client: Client,
   ): Promise<Registered> {
     const rival = this.#rivals(asked, wanted, rights)[0];
-    if (rival !== undefined) throw taken(asked, rival);
+    if (rival !== undefined) throw taken(rival);
     const known = this.#agents.get(asked.key);
     const agent = known ?? new ConnectedAgent(asked.agent, asked.key, rights, client);
     const exposures = await this.#open(wanted, agent, rights);
@@ -269,9 +281,10 @@ export class AgentRegistry implements Sites {
     const opened: Opened[] = [];
     try {
       for (const { id, spec } of wanted) {
-        const same = this.#membersOf(agent.key).find((member) => member.spec.name === spec.name && spec.port === 0);
+        const isSame = (other: ExposureSpec) => other.kind === spec.kind && other.name === spec.name && spec.port === 0;
+        const same = this.#membersOf(agent.key).find((member) => isSame(member.spec));
         const exposure = same === undefined ? this.#exposures.get(id) : this.#exposureOf(same);
-        if (exposure !== undefined) opened.push({ exposure, spec: exposure.spec });
+        if (exposure !== undefined) opened.push({ exposure, spec: { ...spec, ...portOf(exposure.spec) } });
         else opened.push(await this.#openNew(id, spec, rights));
       }
       return opened;
@@ -288,7 +301,7 @@ export class AgentRegistry implements Sites {
   async #openNew(id: string, spec: ExposureSpec, rights: AgentRights): Promise<Opened> {
     if (spec.kind !== "tcp" && spec.kind !== "udp") return { exposure: new Exposure(id, spec), spec };
     const { bindable, visit } = this.#settings;
-    const ports = spec.port ? [spec.port] : bindable.candidates(PORT_TRIES).filter((port) => rights.port(port));
+    const ports = spec.port ? [spec.port] : bindable.candidates(PORT_TRIES, (port) => rights.port(port));
     let failure: unknown = notGranted(rights, "any port this server opens");
     for (const port of ports) {
       const bound = { ...spec, port };
@@ -303,7 +316,7 @@ export class AgentRegistry implements Sites {
       }
     }
     if (failure instanceof SeikanError && failure.code === "listen-failed")
-      throw new SeikanError("name-taken", `port ${spec.port || ""} is taken at the server: ${failure.message}`);
+      throw new SeikanError("name-taken", `${describe(id)} is taken at the server: ${failure.message}`);
     throw failure;
   }
 
@@ -314,7 +327,10 @@ export class AgentRegistry implements Sites {
     for (const { exposure, spec } of opened) {
       this.#exposures.set(exposure.id, exposure);
       if (exposure.id.startsWith("http:")) this.#left.delete(exposure.id.slice(5));
-      if (!exposure.members.some((member) => member.agent === agent)) exposure.members.push(new Member(agent, spec));
+      const member = exposure.members.find((one) => one.agent === agent);
+      if (member === undefined) exposure.members.push(new Member(agent, spec));
+      else member.update(spec);
+      if (exposure.members.length === 1) exposure.update(spec);
     }
   }
 
@@ -384,6 +400,13 @@ interface Wanted {
   readonly spec: ExposureSpec;
 }
 
+interface Rival {
+  readonly agent: ConnectedAgent;
+  readonly what: string;
+  /** It has the agent's name, not one of its exposures. */
+  readonly isName: boolean;
+}
+
 interface Opened {
   readonly exposure: Exposure;
   readonly spec: ExposureSpec;
@@ -398,15 +421,46 @@ function hostName(text: string): string {
   return isWild ? `*.${host}` : host;
 }
 
+/** The names a host goes by: its own, then each wildcard above it, the longest first. */
+function* namesFor(host: string): Generator<string> {
+  yield host;
+  for (let dot = host.indexOf("."); dot >= 0; dot = host.indexOf(".", dot + 1)) yield `*${host.slice(dot)}`;
+}
+
+/** What stands behind the kind of an id. */
+function nameIn(id: string): string {
+  return id.slice(id.indexOf(":") + 1);
+}
+
+function withPort(spec: ExposureSpec): ExposureSpec {
+  return spec.kind === "tcp" || spec.kind === "udp" ? { ...spec, port: spec.port ?? 0 } : spec;
+}
+
+function portOf({ port }: ExposureSpec): { port?: number } {
+  return port === undefined ? {} : { port };
+}
+
+/** Two exposures of one agent have neither a name nor a place in common. */
+function checkDistinct(wanted: readonly Wanted[]): void {
+  const names = new Set<string>();
+  const places = new Set<string>();
+  for (const { id, spec } of wanted) {
+    if (names.has(spec.name)) throw new SeikanError("bad-request", `two exposures are named ${spec.name}`);
+    if (spec.port !== 0 && places.has(id)) throw new SeikanError("bad-request", `two exposures want ${describe(id)}`);
+    names.add(spec.name);
+    places.add(id);
+  }
+}
+
 function describe(id: string): string {
   const at = id.indexOf(":");
   const kind = id.slice(0, at);
   const rest = id.slice(at + 1);
-  return kind === "tcp" || kind === "udp" ? `${kind} port ${rest}` : rest;
+  if (kind !== "tcp" && kind !== "udp") return rest;
+  return rest === "0" ? `every ${kind} port` : `${kind} port ${rest}`;
 }
 
-function taken(asked: Registration, { agent, what }: { agent: ConnectedAgent; what: string }): SeikanError {
-  const isName = agent.name === asked.agent;
+function taken({ what, isName }: Rival): SeikanError {
   return new SeikanError("name-taken", isName ? `${what} is connected already` : `${what} belongs to another agent`, {
     hints: isName
       ? ["choose another with --name, or give both a token with the right to share"]

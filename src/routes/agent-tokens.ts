@@ -83,7 +83,7 @@ function readTokenFile(text: string): Known[] {
     rights: {
       token: name,
       agent: (asked) => entry.agents.some((pattern) => fits(pattern, asked)),
-      host: (asked) => entry.hosts.some((pattern) => fits(pattern, asked)),
+      host: (asked) => entry.hosts.some((pattern) => fitsHost(pattern, asked)),
       port: inRanges(entry.ports.map(String)),
       isExit: entry.exit,
       mayShare: entry.share,
@@ -112,6 +112,11 @@ function fits(pattern: string, name: string): boolean {
     .split("*")
     .map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   return new RegExp(`^${parts.join("[^.]*")}$`).test(name);
+}
+
+/** `*.example.org` is every name below it, as everywhere; the site of that very name included. */
+function fitsHost(pattern: string, host: string): boolean {
+  return pattern.startsWith("*.") ? host.endsWith(pattern.slice(1).toLowerCase()) : fits(pattern, host);
 }
 
 /** A range of ports, both ends included. */

@@ -3,13 +3,13 @@ import { escapeHtml } from "../core/html.ts";
 /** The forms an error is told in; what a client asked for decides (RFC 9110 section 12.5.1). */
 export type ErrorForm = "text" | "html" | "problem";
 
-const FORMS: Readonly<Record<string, ErrorForm>> = {
-  "text/html": "html",
-  "application/xhtml+xml": "html",
-  "application/problem+json": "problem",
-  "application/json": "problem",
-  "text/plain": "text",
-};
+const FORMS: ReadonlyMap<string, ErrorForm> = new Map([
+  ["text/html", "html"],
+  ["application/xhtml+xml", "html"],
+  ["application/problem+json", "problem"],
+  ["application/json", "problem"],
+  ["text/plain", "text"],
+]);
 
 export const CONTENT_TYPES: Readonly<Record<ErrorForm, string>> = {
   text: "text/plain; charset=utf-8",
@@ -23,7 +23,7 @@ export function errorForm(accept: string): ErrorForm {
   let weight = 0;
   for (const range of accept.split(",")) {
     const [type, ...params] = range.split(";").map((part) => part.trim().toLowerCase());
-    const form = FORMS[type!];
+    const form = FORMS.get(type!);
     const given = params.find((param) => param.startsWith("q="));
     const quality = given === undefined ? 1 : Number(given.slice(2)) || 0;
     if (form === undefined || quality <= weight) continue;

@@ -21,7 +21,7 @@ import { Users } from "./users.ts";
 /** One agent's part in an exposure. */
 export class Member {
   readonly agent: ConnectedAgent;
-  readonly spec: ExposureSpec;
+  spec: ExposureSpec;
   /** Names it in a cookie, without telling who it is. */
   readonly id: string;
   readonly way: Way;
@@ -44,6 +44,12 @@ export class Member {
       reason: `exposure ${spec.name}`,
       onAccess: (entry) => this.#tell(entry),
     };
+  }
+
+  /** The agent registered it anew. */
+  update(spec: ExposureSpec): void {
+    this.spec = spec;
+    this.isHealthy = spec.healthy ?? true;
   }
 
   get canServe(): boolean {
@@ -85,8 +91,8 @@ export class Member {
 export class Exposure implements Site {
   /** `http:web.tunnel.example.com`, `tcp:5432`, `private:db` */
   readonly id: string;
-  readonly spec: ExposureSpec;
-  readonly policy: SitePolicy;
+  spec: ExposureSpec;
+  policy: SitePolicy;
   readonly members: Member[] = [];
   /** Of `tcp` and `udp`. */
   listener: Listener | undefined;
@@ -105,15 +111,32 @@ export class Exposure implements Site {
     return JSON.stringify([kind, none]);
   }
 
+  /** The only agent that has it changed its terms. */
+  update(spec: ExposureSpec): void {
+    const isSame = Exposure.terms(spec) === Exposure.terms(this.spec);
+    this.spec = spec;
+    if (!isSame) this.policy = policyOf(spec);
+  }
+
   // --- as a site --------------------------------------------------------------
 
   async reach(visitor: Visitor, deadline: Deadline): Promise<Reached> {
     const { stream, member } = await this.#connect(visitor, deadline);
-    return { stream, way: member.way, origin: `${this.id} ${member.id}`, member: member.id };
+    return { stream, way: member.way, origin: this.#originOf(member, visitor), member: member.id };
   }
 
-  accepts(origin: string): boolean {
-    return this.#memberOf(origin)?.canServe ?? false;
+  /** Several visitors may come over one connection of a proxy in front: each has its own connections from there on. */
+  #originOf({ id }: Member, { address }: Pick<Visitor, "address">): string {
+    return `${this.id} ${id} ${address}`;
+  }
+
+  accepts(origin: string, visitor: Visitor): boolean {
+    const kept = this.#memberOf(origin);
+    if (kept === undefined || origin !== this.#originOf(kept, visitor) || !kept.canServe) return false;
+    const wants = this.policy.sticky === "cookie" ? visitor.member : undefined;
+    return (
+      wants === undefined || wants === kept.id || !this.members.some(({ id, canServe }) => id === wants && canServe)
+    );
   }
 
   begin(origin: string): Visit {
@@ -131,7 +154,7 @@ export class Exposure implements Site {
   }
 
   #memberOf(origin: string): Member | undefined {
-    return this.members.find(({ id }) => origin === `${this.id} ${id}`);
+    return this.members.find(({ id }) => origin.startsWith(`${this.id} ${id} `));
   }
 
   /** How its visitors are named in the log, and to whoever serves it. */
@@ -216,18 +239,21 @@ function rendezvous(members: readonly Member[], address: string): Member[] {
     .map(({ member }) => member);
 }
 
-const REFUSALS: Readonly<Record<string, readonly [ErrorCode, string]>> = {
-  connection_refused: ["connect-refused", "the service behind this site refuses connections: is it running?"],
-  connection_timeout: ["connect-timeout", "the service behind this site does not answer"],
-  dns_error: ["name-not-found", "the service behind this site has a name that its agent cannot look up"],
-  tls_protocol_error: ["tls-failed", "the service behind this site does not speak TLS as its agent expects"],
-  tls_certificate_error: ["tls-certificate", "the service behind this site has a certificate its agent does not trust"],
-};
+const REFUSALS: ReadonlyMap<string, readonly [ErrorCode, string]> = new Map([
+  ["connection_refused", ["connect-refused", "the service behind this site refuses connections: is it running?"]],
+  ["connection_timeout", ["connect-timeout", "the service behind this site does not answer"]],
+  ["dns_error", ["name-not-found", "the service behind this site has a name that its agent cannot look up"]],
+  ["tls_protocol_error", ["tls-failed", "the service behind this site does not speak TLS as its agent expects"]],
+  [
+    "tls_certificate_error",
+    ["tls-certificate", "the service behind this site has a certificate its agent does not trust"],
+  ],
+]);
 
 /** Why an agent did not reach its service, without its names and addresses; those are for the log. */
 function visitorsError(error: SeikanError): SeikanError {
   const forLog = [error.message, ...error.hints].join("; ");
-  const known = REFUSALS[error.hopError ?? ""];
+  const known = REFUSALS.get(error.hopError ?? "");
   if (known !== undefined) return new SeikanError(known[0], known[1], { cause: error, forLog });
   if (error.code === "connect-timeout")
     return new SeikanError(error.code, "the agent that serves this site does not answer", { cause: error, forLog });

@@ -47,21 +47,27 @@ export function visitorOf(head: RequestHead, client: Client, trusted: readonly N
   const member = cookie(head, STICKY_COOKIE);
   const { address, port, isSecure } = client;
   if (!isTrusted(address, trusted)) return { address, port, isSecure, host, member };
-  const proto = fieldValue(head.fields, "x-forwarded-proto")?.trim().toLowerCase();
-  const hops = fieldValues(head.fields, "x-forwarded-for").flatMap((line) => line.split(","));
-  // The last one that no trusted proxy stands for; everything before it is hearsay.
-  const real = hops
+  const proto = fieldValue(head.fields, "x-forwarded-proto")?.split(",", 1)[0]!.trim().toLowerCase();
+  const hops = fieldValues(head.fields, "x-forwarded-for")
+    .flatMap((line) => line.split(","))
     .map((hop) => hop.trim())
-    .reverse()
-    .find((hop) => !isTrusted(hop, trusted));
-  const known = real === undefined ? undefined : parseIp(real);
+    .filter((hop) => hop !== "")
+    .map(hopAddress);
+  // The last one that no trusted proxy stands for; everything before it is hearsay.
+  const real = hops.findLast((hop) => hop === "" || !isTrusted(hop, trusted)) ?? hops[0];
   return {
-    address: known?.toString() ?? address,
-    port: known === undefined ? port : 0,
+    address: real ?? address,
+    port: real === undefined ? port : 0,
     isSecure: proto === undefined ? isSecure : proto === "https",
     host: fieldValue(head.fields, "x-forwarded-host") ?? host,
     member,
   };
+}
+
+/** Some proxies add the port; what is no address is nobody we know. */
+function hopAddress(hop: string): string {
+  const bare = /^\[([^\]]+)\](?::\d+)?$/.exec(hop)?.[1] ?? /^(\d+\.\d+\.\d+\.\d+):\d+$/.exec(hop)?.[1] ?? hop;
+  return parseIp(bare)?.toString() ?? "";
 }
 
 export function isTrusted(address: string, trusted: readonly Network[]): boolean {
@@ -98,6 +104,7 @@ export class SiteVisit implements Destination {
   readonly #peer: Client;
   #member: string | undefined;
   #visit: Visit | undefined;
+  #isSettled = false;
 
   constructor(context: RouteContext, head: RequestHead, site: Site, visitor: Visitor, peer: Client) {
     this.#context = context;
@@ -112,7 +119,7 @@ export class SiteVisit implements Destination {
     const head = this.#head;
     const { policy } = this.#site;
     const isOrigin = head.target.startsWith("/") || head.target === "*";
-    const asked = isOrigin ? undefined : parseForwardTarget(head);
+    const asked = isOrigin ? undefined : parseForwardTarget(head, true);
     const host = policy.hostHeader ?? asked?.host ?? fieldValue(head.fields, "host") ?? "";
     const takesPassword = policy.users !== undefined;
     const isOurs = (name: string) => isForwardedField(name) || (takesPassword && name === "authorization");
@@ -141,7 +148,7 @@ export class SiteVisit implements Destination {
   }
 
   accepts(origin: string): boolean {
-    if (!this.#site.accepts(origin)) return false;
+    if (!this.#site.accepts(origin, this.#visitor)) return false;
     this.#begin(origin);
     return true;
   }
@@ -157,6 +164,8 @@ export class SiteVisit implements Destination {
   #begin(origin: string): void {
     this.origin = origin;
     this.#visit = this.#site.begin(origin);
+    // The visitor left meanwhile.
+    if (this.#isSettled) this.#visit.end();
   }
 
   get answerMs(): number {
@@ -176,6 +185,7 @@ export class SiteVisit implements Destination {
   }
 
   settled(): void {
+    this.#isSettled = true;
     this.#visit?.end();
   }
 }

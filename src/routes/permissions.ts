@@ -82,16 +82,17 @@ export class Permissions {
   checkName(target: TcpTarget, { exposed, user }: Asking, agent?: string): void {
     const { allow, deny } = this.#rules;
     if (deny.some((pattern) => matches(pattern, target))) throw deniedName(target, "--deny-net forbids it");
+    const literal = parseIp(target.host);
+    const isChecked = literal !== undefined || isPrivateName(target.host);
+    if (!isChecked && deny.some((pattern) => pattern.host.kind === "network")) {
+      throw deniedName(target, "--deny-net names networks, and a later hop resolves this name");
+    }
     if (this.#isGranted(target, user, agent)) return;
     if (agent !== undefined && allow === undefined) {
       if (!exposed) return;
       throw deniedName(target, `an exposed server asks agents only for users that may`, GRANT_HINT);
     }
-    const literal = parseIp(target.host);
     if (literal !== undefined) return this.checkAddress(literal, target, exposed);
-    if (deny.some((pattern) => pattern.host.kind === "network") && !isPrivateName(target.host)) {
-      throw deniedName(target, "--deny-net names networks, and a later hop resolves this name");
-    }
     if (allow === undefined) {
       if (!exposed) return;
       throw deniedName(target, "a later hop resolves it, so an exposed server needs --allow-net to name it");
@@ -102,10 +103,12 @@ export class Permissions {
 
   #isGranted(target: TcpTarget, user: string | undefined, agent: string | undefined): boolean {
     const { grants } = this.#rules;
+    const literal = parseIp(target.host);
     const own = [user === undefined ? undefined : grants?.get(user), grants?.get("*")];
     return own.some((grant) => {
       if (grant === undefined) return false;
-      if (grant.targets.some((pattern) => matches(pattern, target))) return true;
+      const isPublic = literal === undefined || isPublicAddress(literal);
+      if (grant.targets.some((pattern) => matches(pattern, target) && (isPublic || isExact(pattern)))) return true;
       const byAgent = agent !== undefined && !isPrivateName(target.host);
       return byAgent && grant.agents.some((name) => name === "*" || name === agent);
     });

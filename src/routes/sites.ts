@@ -44,7 +44,7 @@ export interface Site {
   /** Opens a connection to whoever serves it, for one request at a time. */
   reach(visitor: Visitor, deadline: Deadline): Promise<Reached>;
   /** A connection to this origin, opened before, may take one more request. */
-  accepts(origin: string): boolean;
+  accepts(origin: string, visitor: Visitor): boolean;
   /** A request begins at this origin. */
   begin(origin: string): Visit;
   /** Asks whoever serves it for a sign that it can be reached. Rejects when it cannot. */

@@ -1,5 +1,7 @@
 import * as v from "valibot";
+import { parseIp, parseNetwork } from "../core/address.ts";
 import { SeikanError } from "../core/errors.ts";
+import { isFieldName, isFieldValue } from "./fields.ts";
 
 /**
  * What an agent and a server tell each other (docs/PROTOCOL.md, "Agents"): JSON
@@ -18,7 +20,20 @@ export const CONTROL_BYTES = 1024 * 1024;
 
 const Name = v.pipe(v.string(), v.maxLength(253), v.toLowerCase());
 const Port = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65535));
-const Field = v.tuple([v.pipe(v.string(), v.maxLength(200)), v.nullable(v.pipe(v.string(), v.maxLength(8000)))]);
+const FieldValue = v.pipe(v.string(), v.maxLength(8000), v.check(isFieldValue, "no value of a field"));
+const FieldName = v.pipe(
+  v.string(),
+  v.maxLength(200),
+  v.check((name) => isFieldName(name) && mayEdit(name), "no field that can be changed"),
+);
+const Field = v.tuple([FieldName, v.nullable(FieldValue)]);
+const Network = v.pipe(
+  v.string(),
+  v.maxLength(100),
+  v.check((text) => parseNetwork(text) !== undefined || parseIp(text) !== undefined, "no address and no network"),
+);
+const UserPass = v.pipe(v.string(), v.maxLength(1000), v.regex(/^[^:]+:/, "expected USER:PASS"));
+const HostHeader = v.pipe(v.string(), v.maxLength(300), v.regex(/^[\x21-\x7e]+$/), v.regex(/^[^/?#@,]+$/));
 
 const Exposure = v.object({
   kind: v.picklist(["http", "tcp", "udp", "tls", "private"]),
@@ -29,16 +44,21 @@ const Exposure = v.object({
   /** `tcp` and `udp`: the port to open; 0: any that is allowed. */
   port: v.optional(Port),
   /** Visitors must be one of these USER:PASS. */
-  auth: v.optional(v.array(v.pipe(v.string(), v.maxLength(1000)))),
+  auth: v.optional(v.array(UserPass)),
   /** Visitors must come from one of these networks. */
-  clients: v.optional(v.array(v.pipe(v.string(), v.maxLength(100)))),
-  hostHeader: v.optional(v.pipe(v.string(), v.maxLength(300))),
+  clients: v.optional(v.array(Network)),
+  hostHeader: v.optional(HostHeader),
   /** Set over what comes; null removes. */
   requestFields: v.optional(v.array(Field)),
   responseFields: v.optional(v.array(Field)),
   sticky: v.optional(v.picklist(["cookie", "address"])),
   healthy: v.optional(v.boolean()),
 });
+
+/** Fields that frame or route a message are nobody's to change. */
+export function mayEdit(name: string): boolean {
+  return !/^(content-length|transfer-encoding|connection|upgrade|host|te|trailer)$/i.test(name);
+}
 
 const Registration = v.object({
   /** The agent's name. */
