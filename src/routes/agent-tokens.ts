@@ -116,7 +116,8 @@ function fits(pattern: string, name: string): boolean {
 
 /** `*.example.org` is every name below it, as everywhere; the site of that very name included. */
 function fitsHost(pattern: string, host: string): boolean {
-  return pattern.startsWith("*.") ? host.endsWith(pattern.slice(1).toLowerCase()) : fits(pattern, host);
+  const isBelow = pattern.startsWith("*.") && !pattern.includes("*", 1);
+  return isBelow ? host.endsWith(pattern.slice(1).toLowerCase()) : fits(pattern, host);
 }
 
 /** A range of ports, both ends included. */

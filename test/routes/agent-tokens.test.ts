@@ -59,7 +59,7 @@ describe("a token of a file", () => {
     [["ci-*"], ["ci-1", "ci-", "ci-a-b"], ["ci", "xci-1", "ci-1.example.org"]],
     [["*-ci"], ["a-ci", "-ci"], ["a.b-ci", "a-ci-"]],
     [["a*z"], ["az", "a-z", "abcz"], ["a.z", "za"]],
-    [["*.preview.example.org"], ["a.preview.example.org"], ["preview.example.org", "a.b.preview.example.org"]],
+    [["*.preview.example.org"], ["a.preview.example.org"], ["preview.example.org", "a.preview.example.com"]],
     [["*.*"], ["a.b"], ["a", "a.b.c"]],
     [["pr-*.example.org"], ["pr-7.example.org"], ["pr-7.x.example.org", "x.example.org", "pr-7.example.org.evil.test"]],
     [["a.b"], ["a.b"], ["axb", "a-b"]],
@@ -86,6 +86,13 @@ describe("a token of a file", () => {
       }
     });
   }
+
+  test("may have every host below one, and names of agents with one label more", () => {
+    const { agent, host } = rights('agents = ["*.ci"]\nhosts = ["*.preview.example.org"]');
+    for (const name of ["a.b.preview.example.org", "*.preview.example.org"])
+      expect([name, host(name)]).toEqual([name, true]);
+    expect([agent("a.ci"), agent("a.b.ci")]).toEqual([true, false]);
+  });
 
   const ports: [list: string, fits: number[], others: number[]][] = [
     ["[]", [], [0, 1, 80]],

@@ -53,7 +53,9 @@ export function pythonWith(module: string): string | undefined {
   if (program("python3") === undefined) return undefined;
   const find = () =>
     ["python3", "/usr/bin/python3"].find((python) => {
-      return Bun.which(python, { PATH: searchPath() }) !== null && Bun.spawnSync([python, "-c", `import ${module}`]).success;
+      return (
+        Bun.which(python, { PATH: searchPath() }) !== null && Bun.spawnSync([python, "-c", `import ${module}`]).success
+      );
     });
   const found = find();
   if (found !== undefined) return found;
