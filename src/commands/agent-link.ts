@@ -51,7 +51,7 @@ const NAME_TRIES = 8;
 /** An agent's connections to one server, and what it registered there. */
 export class AgentLink {
   readonly name: string;
-  readonly #hop: WebSocketHop;
+  #hop: WebSocketHop;
   readonly #settings: LinkSettings;
   readonly #tunnel: Tunnel;
   readonly #sessions = new Set<MuxSession>();
@@ -91,6 +91,11 @@ export class AgentLink {
       connect: (key, onGoAway, options) => this.#connect(key, onGoAway, options),
       report: (event) => this.#report(event),
     });
+  }
+
+  /** From the next connection on the server is reached this way: with another token. */
+  useHop(hop: WebSocketHop): void {
+    this.#hop = hop;
   }
 
   /** Connects, now and again whenever it is lost. */

@@ -1,8 +1,9 @@
 import type { Target } from "../core/address.ts";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
-import { SeikanError } from "../core/errors.ts";
+import { SeikanError, toSeikanError } from "../core/errors.ts";
 import { LiveSet, type Scope } from "../core/scope.ts";
 import { runWrapped } from "../platform/child.ts";
+import { hasControllingTerminal } from "../platform/signals.ts";
 import { AGENT_PATH } from "../routes/agent-endpoint.ts";
 import { ConnectUdpEndpoint } from "../routes/connect-udp.ts";
 import type { Client, RouteContext } from "../routes/context.ts";
@@ -12,6 +13,7 @@ import { Permissions } from "../routes/permissions.ts";
 import type { Hop } from "../transports/chain.ts";
 import { serviceDialer } from "../transports/service.ts";
 import type { Dialer } from "../transports/transport.ts";
+import type { WebSocketHop } from "../transports/websocket-hop.ts";
 import { HEAD_LIMITS } from "../wire/http1.ts";
 import type { ExposedAt, RequestEvent } from "../wire/registration.ts";
 import { AgentLink, untilReachable, type LinkEvents } from "./agent-link.ts";
@@ -80,7 +82,12 @@ export class Agent {
 
   #lifetime(scope: Scope): Lifetime {
     const { timeout } = this.#invocation.values;
-    const lifetime = new Lifetime({ timeoutMs: timeout, status: () => this.#printStatus() });
+    const lifetime = new Lifetime({
+      timeoutMs: timeout,
+      status: () => this.#printStatus(),
+      // In a terminal that is closed SIGHUP means the end.
+      ...(hasControllingTerminal() ? {} : { reload: () => this.#reload() }),
+    });
     scope.own(() => lifetime.release());
     return lifetime;
   }
@@ -119,14 +126,10 @@ export class Agent {
   #connect(): void {
     const { values, positionals } = this.#invocation;
     const context = this.#context();
-    const token = this.#token();
     const key = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
     const specs = this.#exposures.map(({ spec }) => spec);
     for (const text of positionals) {
-      const hop = this.#reach.endpoint(
-        withToken(parseServer(text, AGENT_PATH, values["allow-net"]), token),
-        this.#io.env,
-      );
+      const hop = this.#hopTo(text);
       const rename = (name: string) => this.#rename(name);
       const events = this.#events();
       const serve: ConstructorParameters<typeof AgentLink>[4]["serve"] = (stream) =>
@@ -136,6 +139,22 @@ export class Agent {
       );
     }
     for (const link of this.#links) link.keep();
+  }
+
+  #hopTo(server: string): WebSocketHop {
+    const hop = parseServer(server, AGENT_PATH, this.#invocation.values["allow-net"]);
+    return this.#reach.endpoint(withToken(hop, this.#token()), this.#io.env);
+  }
+
+  /** SIGHUP: the token is read again, for the connections to come. */
+  #reload(): void {
+    try {
+      for (const [index, server] of this.#invocation.positionals.entries())
+        this.#links[index]!.useHop(this.#hopTo(server));
+      this.#io.log.info("reloaded the token");
+    } catch (thrown) {
+      this.#io.log.error(`cannot reload the token, the old one stays: ${toSeikanError(thrown).message}`);
+    }
   }
 
   #token(): string | undefined {

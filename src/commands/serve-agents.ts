@@ -86,7 +86,10 @@ export class ServeAgents {
 
   /** Takes the tokens anew; on an error the old ones stay. */
   reload(): void {
-    this.#tokens?.replace(this.#plainTokens, this.#tokenFile());
+    const tokens = this.#tokens;
+    if (tokens === undefined) return;
+    tokens.replace(this.#plainTokens, this.#tokenFile());
+    this.registry.recheck(({ digest }) => (digest === undefined ? undefined : tokens.current(digest)));
   }
 }
 

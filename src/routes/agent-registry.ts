@@ -152,11 +152,32 @@ export class AgentRegistry implements Sites {
   async register(asked: Registration, line: AgentLine, rights: AgentRights, client: Client): Promise<Registered> {
     const wanted = asked.exposures.map((spec) => ({ spec: withPort(spec), id: this.#idOf(spec) }));
     checkDistinct(wanted);
-    this.#checkRights(asked, wanted, rights);
+    this.#checkRights(asked.agent, wanted, rights);
     await this.#evictGhosts(asked, wanted, rights);
     const turn = this.#turn.then(() => this.#admit(asked, wanted, line, rights, client));
     this.#turn = turn.catch(() => {});
     return turn;
+  }
+
+  /** Tokens have changed: who has not the right any more to what it has is disconnected. */
+  recheck(current: (rights: AgentRights) => AgentRights | undefined): void {
+    for (const agent of this.#agents.values()) {
+      const rights = current(agent.rights);
+      if (rights !== undefined && this.#permits(rights, agent)) agent.rights = rights;
+      else agent.abort(new SeikanError("not-granted", "its token does not permit it any more"));
+    }
+  }
+
+  #permits(rights: AgentRights, agent: ConnectedAgent): boolean {
+    const wanted = [...this.#exposures.values()].flatMap(({ id, members }) =>
+      members.filter((member) => member.agent === agent).map(({ spec }) => ({ id, spec })),
+    );
+    try {
+      this.#checkRights(agent.name, wanted, rights);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   setHealth(key: string, name: string, isHealthy: boolean): void {
@@ -192,8 +213,8 @@ export class AgentRegistry implements Sites {
     return `${label}.${this.#settings.domain ?? "localhost"}`;
   }
 
-  #checkRights(asked: Registration, wanted: readonly Wanted[], rights: AgentRights): void {
-    if (!rights.agent(asked.agent)) throw notGranted(rights, `the agent name ${asked.agent}`);
+  #checkRights(agent: string, wanted: readonly Wanted[], rights: AgentRights): void {
+    if (!rights.agent(agent)) throw notGranted(rights, `the agent name ${agent}`);
     for (const { spec, id } of wanted) {
       if (spec.kind === "tcp" || spec.kind === "udp") {
         this.#checkPort(spec.port ?? 0, rights);

@@ -7,6 +7,8 @@ import { SeikanError, usageError } from "../core/errors.ts";
 export interface AgentRights {
   /** The token's name, for logs. */
   readonly token: string;
+  /** Of the token, to find it again; undefined where none was asked for. */
+  readonly digest?: Uint8Array;
   agent(name: string): boolean;
   /** A label below the server's domain, or a whole host. */
   host(name: string): boolean;
@@ -18,8 +20,9 @@ export interface AgentRights {
 }
 
 /** Where nobody asks for tokens, and for `--agent-token`. */
-export function fullRights(token: string): AgentRights {
-  return { token, agent: () => true, host: () => true, port: () => true, isExit: true, mayShare: false };
+export function fullRights(token: string, digest?: Uint8Array): AgentRights {
+  const all = () => true;
+  return { token, agent: all, host: all, port: all, isExit: true, mayShare: false, ...(digest && { digest }) };
 }
 
 const TokenEntry = v.strictObject({
@@ -49,13 +52,17 @@ export class AgentTokens {
   /** Takes them anew; on an error the old ones stay. */
   replace(plain: readonly string[], file: string): void {
     const listed = file === "" ? [] : readTokenFile(file);
-    const given = plain.map((token) => ({ digest: digestOf(token), rights: fullRights("--agent-token") }));
+    const given = plain.map(digestOf).map((digest) => ({ digest, rights: fullRights("--agent-token", digest) }));
     this.#known = [...listed, ...given];
   }
 
   /** What this token permits; undefined: it is none. */
   identify(token: string): AgentRights | undefined {
-    const shown = digestOf(token);
+    return this.current(digestOf(token));
+  }
+
+  /** What the token of this digest permits by now; undefined: it was taken back. */
+  current(shown: Uint8Array): AgentRights | undefined {
     let found: AgentRights | undefined;
     // All are compared: how long it takes says nothing.
     for (const { digest, rights } of this.#known) if (timingSafeEqual(digest, shown)) found ??= rights;
@@ -78,17 +85,22 @@ function readTokenFile(text: string): Known[] {
     const issue = result.issues[0];
     throw usageError(`the token file: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
   }
-  return Object.entries(result.output.token).map(([name, entry]) => ({
-    digest: Buffer.from(entry.hash.slice("sha256:".length), "hex"),
+  return Object.entries(result.output.token).map(([name, entry]) => knownToken(name, entry));
+}
+
+function knownToken(name: string, entry: v.InferOutput<typeof TokenEntry>): Known {
+  const digest = Buffer.from(entry.hash.slice("sha256:".length), "hex");
+  return {
+    digest,
     rights: {
-      token: name,
+      ...{ token: name, digest },
       agent: (asked) => entry.agents.some((pattern) => fits(pattern, asked)),
       host: (asked) => entry.hosts.some((pattern) => fitsHost(pattern, asked)),
       port: inRanges(entry.ports.map(String)),
       isExit: entry.exit,
       mayShare: entry.share,
     },
-  }));
+  };
 }
 
 function parseToml(text: string): unknown {

@@ -27,7 +27,7 @@ export interface AgentLine {
 export class ConnectedAgent {
   readonly name: string;
   readonly key: string;
-  readonly rights: AgentRights;
+  rights: AgentRights;
   readonly client: Client;
   readonly since = new Date();
   /** Connections through it that wait for a further request. */
