@@ -34,6 +34,8 @@ export interface LinkSettings {
   /** Serves the streams that the server opens, and owns them. */
   readonly serve: (stream: ByteStream) => void;
   readonly events: LinkEvents;
+  /** Another name for an exposure whose name is taken; undefined where somebody chose it. */
+  readonly rename: (name: string) => ExposureSpec | undefined;
 }
 
 export interface LinkEvents {
@@ -61,7 +63,6 @@ export class AgentLink {
   /** As the next connection registers them: ports and names that we got stay ours. */
   #specs: readonly ExposureSpec[];
   #agent: string;
-  readonly #mayRename: (name: string) => ExposureSpec | undefined;
   readonly #isAgentNamed: boolean;
   #wasRegistered = false;
   #upLines = 0;
@@ -71,8 +72,6 @@ export class AgentLink {
     hop: WebSocketHop,
     specs: readonly ExposureSpec[],
     agent: { readonly name: string; readonly isChosen: boolean },
-    /** Another name for an exposure whose name is taken; undefined where somebody chose it. */
-    mayRename: (name: string) => ExposureSpec | undefined,
     settings: LinkSettings,
   ) {
     this.name = hop.name;
@@ -80,7 +79,6 @@ export class AgentLink {
     this.#specs = specs;
     this.#agent = agent.name;
     this.#isAgentNamed = agent.isChosen;
-    this.#mayRename = mayRename;
     this.#settings = settings;
     const { values } = settings;
     this.#tunnel = new Tunnel({
@@ -207,7 +205,9 @@ export class AgentLink {
       this.#agent = nextName(this.#agent);
       return true;
     }
-    const renamed = this.#specs.map((spec) => (error.message.includes(spec.name) ? this.#mayRename(spec.name) : spec));
+    const renamed = this.#specs.map((spec) =>
+      error.message.includes(spec.name) ? this.#settings.rename(spec.name) : spec,
+    );
     if (renamed.includes(undefined)) return false;
     this.#specs = renamed as ExposureSpec[];
     return true;

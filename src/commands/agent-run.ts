@@ -2,6 +2,7 @@ import type { Target } from "../core/address.ts";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
 import { SeikanError, toSeikanError } from "../core/errors.ts";
 import { LiveSet, type Scope } from "../core/scope.ts";
+import type { ByteStream } from "../core/stream.ts";
 import { runWrapped } from "../platform/child.ts";
 import { hasControllingTerminal } from "../platform/signals.ts";
 import { AGENT_PATH } from "../routes/agent-endpoint.ts";
@@ -14,7 +15,6 @@ import type { Hop } from "../transports/chain.ts";
 import { serviceDialer } from "../transports/service.ts";
 import type { Dialer } from "../transports/transport.ts";
 import type { WebSocketHop } from "../transports/websocket-hop.ts";
-import { HEAD_LIMITS } from "../wire/http1.ts";
 import type { ExposedAt, RequestEvent } from "../wire/registration.ts";
 import { AgentLink, untilReachable, type LinkEvents } from "./agent-link.ts";
 import type { AgentInvocation } from "./agent-options.ts";
@@ -23,6 +23,7 @@ import type { CommandIo } from "./command.ts";
 import { checkUnique, formatUpstream, renamed, type LocalExposure, type Upstream } from "./exposures.ts";
 import { watchHealth } from "./health.ts";
 import { Lifetime } from "./lifetime.ts";
+import { plainContext } from "./plain-context.ts";
 import { parseServer, Reach, readOptionFile } from "./reach.ts";
 
 /** The server, as a client of ours: it authenticated itself when we called it. */
@@ -126,18 +127,15 @@ export class Agent {
   #connect(): void {
     const { values, positionals } = this.#invocation;
     const context = this.#context();
-    const key = Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url");
+    const settings = {
+      ...{ values, local: this.#local, events: this.#events() },
+      key: Buffer.from(crypto.getRandomValues(new Uint8Array(32))).toString("base64url"),
+      serve: (stream: ByteStream) => serveClient(context, stream, SERVER, "http"),
+      rename: (name: string) => this.#rename(name),
+    };
     const specs = this.#exposures.map(({ spec }) => spec);
-    for (const text of positionals) {
-      const hop = this.#hopTo(text);
-      const rename = (name: string) => this.#rename(name);
-      const events = this.#events();
-      const serve: ConstructorParameters<typeof AgentLink>[4]["serve"] = (stream) =>
-        serveClient(context, stream, SERVER, "http");
-      this.#links.push(
-        new AgentLink(hop, specs, this.#agent, rename, { values, key, local: this.#local, serve, events }),
-      );
-    }
+    for (const server of positionals)
+      this.#links.push(new AgentLink(this.#hopTo(server), specs, this.#agent, settings));
     for (const link of this.#links) link.keep();
   }
 
@@ -178,26 +176,10 @@ export class Agent {
 
   #context(): RouteContext {
     const { values } = this.#invocation;
-    return {
+    return plainContext(values, {
       routes: this.#local,
       permissions: new Permissions({ allow: values["allow-net"], deny: [] }),
-      users: undefined,
-      openToAll: false,
       endpoints: [new ConnectUdpEndpoint()],
-      gateways: [],
-      sites: undefined,
-      tls: undefined,
-      trustedProxies: [],
-      limits: {
-        head: HEAD_LIMITS,
-        headMs: 30_000,
-        bodyMs: 60_000,
-        answerMs: 30_000,
-        connectMs: values["connect-timeout"],
-        lingerMs: values["linger-timeout"],
-        idleMs: values["idle-timeout"],
-      },
-      via: undefined,
       proxyName: "seikan-agent",
       greeting: "This is an agent.",
       isDraining: () => this.#draining,
@@ -205,7 +187,7 @@ export class Agent {
       log: this.#io.log,
       access: ({ method, target, status, error }) =>
         this.#io.log.debug(`${method} ${target} ${status}`, { end: error?.code, why: error?.message }),
-    };
+    });
   }
 
   // --- what happens --------------------------------------------------------------------

@@ -22,12 +22,12 @@ import { Users } from "../routes/users.ts";
 import { listen } from "../transports/tcp.ts";
 import type { Accept, Listener, Peer } from "../transports/transport.ts";
 import { listenUdp, UDP_IDLE_MS } from "../transports/udp.ts";
-import { HEAD_LIMITS } from "../wire/http1.ts";
 import { accessLogger } from "./access-log.ts";
 import { announce } from "./announce.ts";
 import type { CommandIo } from "./command.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { ConnectInvocation } from "./connect-options.ts";
+import { plainContext } from "./plain-context.ts";
 import { logEnd, type Reaching } from "./reaching.ts";
 
 export type Forward =
@@ -210,33 +210,17 @@ export class LocalServer {
 
   #dynamicContext(): RouteContext {
     const { values } = this.#invocation;
-    return {
+    return plainContext(values, {
       routes: this.#reaching,
       permissions: new Permissions({ allow: [], deny: [] }, () => []),
       users: values.auth.length === 0 ? undefined : new Users(values.auth),
       openToAll: values["no-auth"],
-      endpoints: [],
-      gateways: [],
-      sites: undefined,
-      tls: undefined,
-      trustedProxies: [],
-      limits: {
-        head: HEAD_LIMITS,
-        headMs: 30_000,
-        bodyMs: 60_000,
-        answerMs: 30_000,
-        connectMs: values["connect-timeout"],
-        lingerMs: values["linger-timeout"],
-        idleMs: values["idle-timeout"],
-      },
-      via: undefined,
-      proxyName: "seikan",
       greeting: "This is a local proxy of seikan connect; there is no page here.",
       isDraining: () => this.#draining,
       live: this.#live,
       log: this.#io.log,
       access: accessLogger(values.json && this.#invocation.tail === undefined ? "json" : "pretty", false, this.#io),
-    };
+    });
   }
 
   #checkForwards(): void {

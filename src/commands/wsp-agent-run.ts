@@ -3,11 +3,11 @@ import { LiveSet, type Scope } from "../core/scope.ts";
 import type { Client, RouteContext } from "../routes/context.ts";
 import { serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
-import { HEAD_LIMITS } from "../wire/http1.ts";
 import type { AgentInvocation } from "./agent-options.ts";
 import { announce } from "./announce.ts";
 import type { CommandIo } from "./command.ts";
 import { Lifetime } from "./lifetime.ts";
+import { plainContext } from "./plain-context.ts";
 import { parseServer, Reach, readOptionFile } from "./reach.ts";
 import { WspPool } from "./wsp-agent.ts";
 import { readWspClient, wspRules } from "./wsp-config.ts";
@@ -78,22 +78,10 @@ function checkUsage({ values, tail }: AgentInvocation, servers: readonly string[
 }
 
 function contextOf({ values }: AgentInvocation, reach: Reach, io: CommandIo, isDraining: () => boolean): RouteContext {
-  return {
+  return plainContext(values, {
     routes: reach.withoutHops(),
     permissions: new Permissions({ allow: values["allow-net"], deny: [] }),
-    ...{ users: undefined, openToAll: false, endpoints: [], gateways: [], sites: undefined, tls: undefined },
     originTls: { insecure: values["upstream-insecure"] },
-    trustedProxies: [],
-    limits: {
-      head: HEAD_LIMITS,
-      headMs: 30_000,
-      bodyMs: 60_000,
-      answerMs: 30_000,
-      connectMs: values["connect-timeout"],
-      lingerMs: values["linger-timeout"],
-      idleMs: values["idle-timeout"],
-    },
-    via: undefined,
     proxyName: "seikan-agent",
     greeting: "This is an agent.",
     isDraining,
@@ -104,7 +92,7 @@ function contextOf({ values }: AgentInvocation, reach: Reach, io: CommandIo, isD
       io.log.info(`${method} ${target.replace(/\?.*$/s, "")} ${status}`, { end: error?.code, why: error?.message });
       io.event("request", { method, target: target.replace(/\?.*$/s, ""), status, why: error?.message });
     },
-  };
+  });
 }
 
 function eventsOf(io: CommandIo) {
