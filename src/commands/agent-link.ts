@@ -66,6 +66,7 @@ export class AgentLink {
   readonly #isAgentNamed: boolean;
   #wasRegistered = false;
   #upLines = 0;
+  #turn: Promise<void> = Promise.resolve();
   places: readonly ExposedAt[] = [];
 
   constructor(
@@ -140,7 +141,10 @@ export class AgentLink {
   async #connect(connection: string, onGoAway: () => void, options: DialOptions): Promise<MuxSession> {
     const { values, serve } = this.#settings;
     const heartbeat = heartbeatEvery(values["ping-interval"]);
-    const session = await dialSession(this.#hop, { key: connection, onGoAway, heartbeat, accept: serve }, options);
+    const terms = { key: connection, onGoAway, heartbeat, accept: serve };
+    const session = await dialSession(this.#hop, terms, options).catch((thrown: unknown) => {
+      throw withTokenHint(toSeikanError(thrown));
+    });
     try {
       await this.#register(session, connection, options);
     } catch (thrown) {
@@ -152,7 +156,14 @@ export class AgentLink {
     return session;
   }
 
-  async #register(session: MuxSession, connection: string, { deadline }: DialOptions): Promise<void> {
+  /** One after the other: what the first one was told the next ones say, too. */
+  #register(session: MuxSession, connection: string, options: DialOptions): Promise<void> {
+    const turn = this.#turn.then(() => this.#registerNow(session, connection, options));
+    this.#turn = turn.catch(() => {});
+    return turn;
+  }
+
+  async #registerNow(session: MuxSession, connection: string, { deadline }: DialOptions): Promise<void> {
     for (let tries = 1; ; tries++) {
       const stream = session.open();
       try {
@@ -221,6 +232,9 @@ export class AgentLink {
         return;
       case "lost":
         if (--this.#upLines === 0) events.lost(this, event.error);
+        return;
+      case "away":
+        if (--this.#upLines === 0) events.lost(this, new SeikanError("shutdown", "the server is about to stop"));
         return;
       case "failed":
         // The other connections carry on.
@@ -302,6 +316,14 @@ export class AgentLink {
     // Not connected: the next registration says it.
     await this.#ask(HEALTH_PATH, { name, healthy }, deadline).catch(() => {});
   }
+}
+
+/** Agents have no user and password. */
+function withTokenHint(error: SeikanError): SeikanError {
+  if (error.hopStatus !== 401) return error;
+  const said = error.hints.filter((hint) => hint.startsWith("it says: "));
+  const hints = [...said, "an agent's token comes from SEIKAN_TOKEN, --token-file or --token"];
+  return new SeikanError(error.code, error.message, { cause: error, hopStatus: 401, hints });
 }
 
 function nextName(name: string): string {

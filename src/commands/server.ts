@@ -53,6 +53,8 @@ export class Server {
   readonly #context: RouteContext;
   readonly #reach: Reach;
   readonly #agents: ServeAgents;
+  /** It is meant to be reached from outside, whatever it listens on. */
+  readonly #servesOutside: boolean;
   readonly #metrics = new Metrics();
   /** For `/-/agents` and `/-/metrics`, where nobody from outside gets in. */
   readonly #runToken = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
@@ -69,6 +71,7 @@ export class Server {
     this.#values = values;
     this.#viaSource = sourceOf("via");
     this.#io = io;
+    this.#servesOutside = values["trusted-proxy"].length > 0 || servesOutside(values);
     this.#specs = listenSpecs(values.listen.length > 0 ? values.listen : wspListen(values), io.env);
     this.#certificates = certificatesOf(values, this.#specs);
     this.#users = usersOf(values);
@@ -117,6 +120,7 @@ export class Server {
 
   stopListening(): void {
     for (const listener of this.#listeners) listener.close();
+    this.#agents.registry.stopListening();
   }
 
   async drain(): Promise<number> {
@@ -282,7 +286,7 @@ export class Server {
    * what they are bound to. So does a server that somebody put a proxy in front of.
    */
   #isExposed(address: ListenAddress): boolean {
-    if (this.#values["trusted-proxy"].length > 0 || servesOutside(this.#values) || address.kind === "fd") return true;
+    if (this.#servesOutside || address.kind === "fd") return true;
     return address.kind === "tcp" && !isLoopbackHost(address.host);
   }
 

@@ -13,6 +13,9 @@ export function tunnelLogger(io: CommandIo): (tunnel: string, event: TunnelEvent
         io.log.warn(`tunnel ${tunnel} was lost`, { why });
         return io.event("tunnel-lost", { tunnel, code: event.error?.code, message: why });
       }
+      case "away":
+        io.log.info(`the far end of tunnel ${tunnel} is about to stop`);
+        return io.event("tunnel-away", { tunnel });
       case "failed": {
         const { error, againMs } = event;
         io.log.warn(`tunnel ${tunnel} cannot be made: ${error.message}`, {

@@ -31,6 +31,7 @@ export async function runWspAgent(invocation: AgentInvocation, io: CommandIo, sc
     id: config.id ?? values.name ?? crypto.randomUUID(),
     secret: secretOf(values) ?? config.secretkey,
     pingMs: values["ping-interval"] === 15_000 ? undefined : values["ping-interval"],
+    retries: values["fail-fast"] ? 0 : (values["max-retries"] ?? Infinity),
     serve: (stream: Parameters<typeof serveClient>[1]) => serveClient(context, stream, SERVER, "http"),
     forbids: wspRules(config),
     events: eventsOf(io),
@@ -46,8 +47,7 @@ export async function runWspAgent(invocation: AgentInvocation, io: CommandIo, sc
     status: () => io.log.info("status", { connections: live.size }),
   });
   scope.own(() => lifetime.release());
-  const retries = values["fail-fast"] ? 0 : (values["max-retries"] ?? Infinity);
-  for (const pool of pools) void pool.keep(retries);
+  for (const pool of pools) void pool.keep();
   const failed = Promise.race(pools.map((pool) => pool.failed)).then((error) => ({ error }));
   const ready = Promise.all(pools.map((pool) => pool.ready)).then(() => "ready" as const);
   const early = await Promise.race([ready, failed, lifetime.stopping, lifetime.ended]);

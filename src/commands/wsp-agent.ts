@@ -21,6 +21,8 @@ export interface WspPoolSettings {
   readonly secret: string;
   readonly connectMs: number;
   readonly pingMs: number | undefined;
+  /** Failures in a row, with no connection left, that are followed by one more attempt. */
+  readonly retries: number;
   readonly live: LiveSet;
   readonly serve: (stream: ByteStream) => void;
   readonly forbids: (request: WspRequest) => string | undefined;
@@ -55,52 +57,54 @@ export class WspPool {
     return this.#ready.promise;
   }
 
-  /** Resolves when the first attempt is refused, or with `retries` when that many more failed. */
+  /** Resolves when it is refused, or given up. */
   get failed(): Promise<SeikanError> {
     return this.#failed.promise;
   }
 
-  async keep(retries: number): Promise<void> {
+  async keep(): Promise<void> {
     while (!this.#stop.signal.aborted) {
-      this.#refill(retries);
+      this.#refill();
       await sleep(TICK_MS, this.#stop.signal);
     }
   }
 
-  #refill(retries: number): void {
+  #refill(): void {
     const { poolidlesize, poolmaxsize } = this.#settings.config;
     if (this.#stop.signal.aborted || now() < this.#quietUntil) return;
     const idle = [...this.#connections].filter(({ isIdle }) => isIdle).length + this.#dialling;
     const total = this.#connections.size + this.#dialling;
     const wanted = total === 0 ? 1 : Math.min(poolidlesize - idle, poolmaxsize - total);
-    for (let i = 0; i < wanted; i++) void this.#dial(retries);
+    for (let i = 0; i < wanted; i++) void this.#dial();
   }
 
-  async #dial(retries: number): Promise<void> {
+  async #dial(): Promise<void> {
     this.#dialling++;
     try {
       const line = await this.#connect();
+      // Nobody wants it any more.
+      if (this.#stop.signal.aborted) return line.drain();
       this.#failures = 0;
       if (this.#connections.size === 0) this.#settings.events.up(this.name);
       this.#connections.add(line);
       this.#settings.live.add(line);
       this.#ready.resolve();
     } catch (thrown) {
-      this.#dialFailed(toSeikanError(thrown), retries);
+      this.#dialFailed(toSeikanError(thrown));
     } finally {
       this.#dialling--;
     }
     // The first one is up: now the others.
-    if (this.#failures === 0 && this.#connections.size === 1) this.#refill(retries);
+    if (this.#failures === 0 && this.#connections.size === 1) this.#refill();
   }
 
   /** wsp tries again each second for ever; a server that is away gets longer and longer pauses from us. */
-  #dialFailed(error: SeikanError, retries: number): void {
+  #dialFailed(error: SeikanError): void {
     if (this.#connections.size > 0) return;
     this.#failures++;
     const pause = Math.min(TICK_MS * 2 ** (this.#failures - 1), LONGEST_PAUSE_MS);
     this.#quietUntil = now() + pause * (0.5 + Math.random() / 2);
-    if (this.#failures > retries || error.outcome.exit === 4) this.#failed.resolve(error);
+    if (this.#failures > this.#settings.retries || error.outcome.exit === 4) this.#failed.resolve(error);
     this.#settings.events.failed(this.name, error, pause);
   }
 
@@ -113,7 +117,7 @@ export class WspPool {
       this.name,
       this.#settings,
       (error) => this.#lost(line, error),
-      () => this.#refill(0),
+      () => this.#refill(),
     );
     line.greet(formatGreeting({ id, size: config.poolidlesize }));
     return line;

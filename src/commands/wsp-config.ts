@@ -74,8 +74,8 @@ export function wspRules(config: {
   readonly whitelist: RuleList;
   readonly blacklist: RuleList;
 }): (request: WspRequest) => string | undefined {
-  const denied = (config.blacklist ?? []).map(matcher);
-  const allowed = (config.whitelist ?? []).map(matcher);
+  const denied = (config.blacklist ?? []).map((rule, index) => matcher(rule, `blacklist.${index}`));
+  const allowed = (config.whitelist ?? []).map((rule, index) => matcher(rule, `whitelist.${index}`));
   return (request) => {
     if (denied.some((matches) => matches(request))) return "Destination is forbidden";
     if (allowed.length > 0 && !allowed.some((matches) => matches(request))) return "Destination is not allowed";
@@ -83,12 +83,12 @@ export function wspRules(config: {
   };
 }
 
-function matcher({ method, url, headers }: v.InferOutput<typeof Rule>): (request: WspRequest) => boolean {
-  const methods = pattern(method);
-  const urls = pattern(url);
+function matcher({ method, url, headers }: v.InferOutput<typeof Rule>, key: string): (request: WspRequest) => boolean {
+  const methods = pattern(method, `${key}.method`);
+  const urls = pattern(url, `${key}.url`);
   const fields = Object.entries(headers ?? {}).map(([name, text]) => ({
     name: name.toLowerCase(),
-    value: pattern(text),
+    value: pattern(text, `${key}.headers.${name}`),
   }));
   return (request) =>
     methods.test(request.method) &&
@@ -97,10 +97,10 @@ function matcher({ method, url, headers }: v.InferOutput<typeof Rule>): (request
 }
 
 /** Unanchored, as in wsp; an empty one matches anything. */
-function pattern(text: string): RegExp {
+function pattern(text: string, key: string): RegExp {
   try {
     return new RegExp(text);
   } catch (cause) {
-    throw usageError(`--wsp-config: "${text}" is no regular expression: ${(cause as Error).message}`);
+    throw usageError(`--wsp-config: ${key}: "${text}" is no regular expression: ${(cause as Error).message}`);
   }
 }

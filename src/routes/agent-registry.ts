@@ -2,6 +2,7 @@ import {
   canonicalHost,
   formatHostPort,
   isLoopbackHost,
+  isPrivateName,
   parseIp,
   privateLabel,
   privateName,
@@ -117,8 +118,8 @@ export class AgentRegistry implements Sites {
 
   /** The way to a private exposure (`db.agent.internal`); undefined for any other name. Throws for one that is not there. */
   privateWay(host: string, port: number): Way | undefined {
-    const label = privateLabel(host);
-    if (label === undefined) return undefined;
+    if (!isPrivateName(host)) return undefined;
+    const label = privateLabel(host) ?? "";
     const exposure = this.#exposures.get(`private:${label}`);
     if (exposure === undefined)
       throw new SeikanError("no-such-site", `no agent has an exposure named ${label}`, {
@@ -353,6 +354,11 @@ export class AgentRegistry implements Sites {
       else member.update(spec);
       if (exposure.members.length === 1) exposure.update(spec);
     }
+  }
+
+  /** The server takes no more visitors; the ports are free for whoever comes after it. */
+  stopListening(): void {
+    for (const { listener } of this.#exposures.values()) listener?.close();
   }
 
   /** The agent takes no more streams: what only waits there is not waited for. */

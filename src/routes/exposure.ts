@@ -120,9 +120,9 @@ export class Exposure implements Site {
 
   // --- as a site --------------------------------------------------------------
 
-  async reach(visitor: Visitor, deadline: Deadline): Promise<Reached> {
-    const { stream, member } = await this.#connect(visitor, deadline);
-    return { stream, way: member.way, origin: this.#originOf(member, visitor), member: member.id };
+  async reach(visitor: Visitor, deadline: Deadline, tries: (way: Way) => void = () => {}): Promise<Reached> {
+    const { stream, member } = await this.#connect(visitor, deadline, tries);
+    return { stream, origin: this.#originOf(member, visitor), member: member.id };
   }
 
   /** Several visitors may come over one connection of a proxy in front: each has its own connections from there on. */
@@ -188,13 +188,14 @@ export class Exposure implements Site {
   // --- members --------------------------------------------------------------------
 
   /** One after the other: nothing of a request was sent yet, so the next may be asked. */
-  async #connect(visitor: Peer & Pick<Visitor, "member">, deadline: Deadline) {
+  async #connect(visitor: Peer & Pick<Visitor, "member">, deadline: Deadline, tries: (way: Way) => void = () => {}) {
     const { stand, order } = this.#order(visitor);
     let failure: SeikanError | undefined;
     for (const [index, member] of order.entries()) {
       // While there is another one to ask, this one does not get all the time.
       const isLast = index === order.length - 1;
       const until = isLast ? deadline : now() + (deadline - now()) / 2;
+      tries(member.way);
       try {
         return { stream: await member.dial({ deadline: until, source: visitor }), member };
       } catch (thrown) {

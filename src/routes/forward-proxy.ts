@@ -79,5 +79,9 @@ export class ForwardProxy implements Destination {
     return fields;
   }
 
+  mayKeep(): boolean {
+    return true;
+  }
+
   settled(): void {}
 }

@@ -34,6 +34,8 @@ export interface Destination {
   readonly style: ErrorStyle;
   /** How long the request may wait for the head of its answer; 0: for ever. */
   readonly answerMs: number;
+  /** Its connection may wait for a further request. */
+  mayKeep(): boolean;
   /** Where connections to it are listed that wait for a further request. */
   readonly idle: Set<IdleConnection> | undefined;
   /** The exchange is over, however it went. */
@@ -291,7 +293,8 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
       response.keepAlive &&
       response.framing !== "until-close" &&
       this.#connection.isRequestComplete &&
-      !this.#closesClient;
+      !this.#closesClient &&
+      this.#destination.mayKeep();
     if (!reusable || upstream.isClosed) return upstream.abort(new SeikanError("cancelled", "the answer is complete"));
     upstream.resume();
     new KeptUpstream(this.#connection.upstream, upstream, this.#origin, this.#destination.idle);

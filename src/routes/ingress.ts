@@ -59,7 +59,7 @@ export function visitorOf(head: RequestHead, client: Client, trusted: readonly N
     address: real ?? address,
     port: real === undefined ? port : 0,
     isSecure: proto === undefined ? isSecure : proto === "https",
-    host: fieldValue(head.fields, "x-forwarded-host") ?? host,
+    host,
     member,
   };
 }
@@ -154,8 +154,8 @@ export class SiteVisit implements Destination {
   }
 
   async reach(): Promise<ByteStream> {
-    const reached = await this.#site.reach(this.#visitor, deadlineIn(this.#context.limits.connectMs));
-    this.way = reached.way;
+    const deadline = deadlineIn(this.#context.limits.connectMs);
+    const reached = await this.#site.reach(this.#visitor, deadline, (way) => (this.way = way));
     this.#member = reached.member;
     this.#begin(reached.origin);
     return reached.stream;
@@ -175,6 +175,7 @@ export class SiteVisit implements Destination {
   answerFields(fields: string[]): string[] {
     const { policy } = this.#site;
     const answered = edited(fields, policy.responseFields);
+    if (this.#needsFlush(fields)) answered.push("X-Accel-Buffering", "no");
     const isNew = policy.sticky === "cookie" && this.#member !== undefined && this.#member !== this.#visitor.member;
     if (isNew) answered.push("Set-Cookie", `${STICKY_COOKIE}=${this.#member}; Path=/; HttpOnly; SameSite=Lax`);
     return answered;
@@ -182,6 +183,18 @@ export class SiteVisit implements Destination {
 
   get idle(): Visit["idle"] {
     return this.#visit?.idle;
+  }
+
+  /** A proxy in front that gathers answers (nginx) shall not gather those that come bit by bit. */
+  #needsFlush(fields: string[]): boolean {
+    if (fieldValue(fields, "x-accel-buffering") !== undefined) return false;
+    if (fieldValue(fields, "content-type")?.startsWith("text/event-stream")) return true;
+    const isUnframed = fieldValue(fields, "content-length") === undefined;
+    return isUnframed && isTrusted(this.#peer.address, this.#context.trustedProxies);
+  }
+
+  mayKeep(): boolean {
+    return this.#site.accepts(this.origin, this.#visitor);
   }
 
   settled(): void {

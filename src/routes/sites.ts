@@ -41,8 +41,8 @@ export interface SitePolicy {
 /** What visitors of a host reach: an exposure of an agent, a service. */
 export interface Site {
   readonly policy: SitePolicy;
-  /** Opens a connection to whoever serves it, for one request at a time. */
-  reach(visitor: Visitor, deadline: Deadline): Promise<Reached>;
+  /** Opens a connection to whoever serves it, for one request at a time; `tries` hears of each way that is tried. */
+  reach(visitor: Visitor, deadline: Deadline, tries: (way: Way) => void): Promise<Reached>;
   /** A connection to this origin, opened before, may take one more request. */
   accepts(origin: string, visitor: Visitor): boolean;
   /** A request begins at this origin. */
@@ -60,7 +60,6 @@ export interface Visit {
 
 export interface Reached {
   readonly stream: ByteStream;
-  readonly way: Way;
   /** Names whoever answers: a further request on the same connection goes there, too. */
   readonly origin: string;
   /** Names the member of the group, for a cookie. */

@@ -50,10 +50,16 @@ interface Pool {
   readonly connections: Set<PooledConnection>;
 }
 
+/** A request without a connection. */
+interface Waiting {
+  wake(connection: PooledConnection): void;
+  giveUp(why: string): void;
+}
+
 /** Every pool of every client. */
 export class WspPools {
   readonly #pools = new Map<string, Pool>();
-  readonly #waiting: ((connection: PooledConnection) => void)[] = [];
+  readonly #waiting: Waiting[] = [];
   readonly #limits: WspLimits;
   #trimmedAt = now();
 
@@ -79,11 +85,13 @@ export class WspPools {
     const pool = this.#pools.get(id);
     pool?.connections.delete(connection);
     if (pool?.connections.size === 0) this.#pools.delete(id);
+    if (this.#pools.size > 0) return;
+    for (const { giveUp } of this.#waiting.splice(0)) giveUp("No proxy available");
   }
 
   /** It is idle: whoever waits longest gets it. */
   release(connection: PooledConnection): void {
-    this.#waiting.shift()?.(connection);
+    this.#waiting.shift()?.wake(connection);
   }
 
   /** An idle connection of any pool, chosen at random; waits for one as long as the limits say. */
@@ -94,12 +102,15 @@ export class WspPools {
     if (found !== undefined) return found.seize();
     if (this.#pools.size === 0) throw new SeikanError("site-away", "No proxy available");
     const { promise, resolve, reject } = Promise.withResolvers<PooledConnection>();
-    const wake = (connection: PooledConnection) => (cancel(), resolve(connection.seize()));
+    const waiting: Waiting = {
+      wake: (connection) => (cancel(), resolve(connection.seize())),
+      giveUp: (why) => (cancel(), reject(new SeikanError("site-away", why))),
+    };
     const cancel = after(this.#limits.timeoutMs, () => {
-      this.#waiting.splice(this.#waiting.indexOf(wake), 1);
-      reject(new SeikanError("site-away", "Unable to get a proxy connection"));
+      this.#waiting.splice(this.#waiting.indexOf(waiting), 1);
+      waiting.giveUp("Unable to get a proxy connection");
     });
-    this.#waiting.push(wake);
+    this.#waiting.push(waiting);
     return promise;
   }
 
@@ -151,6 +162,10 @@ class PooledConnection implements MessageSink {
 
   get isIdle(): boolean {
     return this.#id !== undefined && !this.#seized && this.#socket.isOpen && !this.#draining;
+  }
+
+  get isOpen(): boolean {
+    return this.#socket.isOpen;
   }
 
   idleFor(time: number): number {
@@ -318,8 +333,11 @@ function wspWay(pools: WspPools, { limits }: RouteContext): Way {
     hops: [{ scheme: "agent", proxy: tcpTarget("wsp", 0), path: "", secret: undefined }],
     ...{ httpProxy: undefined, tunnels: [], probe: () => Promise.resolve() },
     dial: async () => {
-      const connection = await pools.take();
-      return connection.open();
+      // One that closed while it was handed over is none.
+      for (;;) {
+        const connection = await pools.take();
+        if (connection.isOpen) return connection.open();
+      }
     },
     ...{ resolvesHere: false, agent: "wsp", reason: `wsp within ${limits.connectMs} ms` },
   };
@@ -346,10 +364,7 @@ class WspVisit implements Destination {
   prepare(): Outgoing {
     const fields = forwardedFields(this.#head, this.#asked.host, this.#context.via);
     // Each request of wsp goes by itself, and it knows no upgrade.
-    return {
-      target: this.#asked.url,
-      fields: withoutFields(fields, (name) => name === "upgrade" || name === "connection"),
-    };
+    return { target: this.#asked.url, fields: withoutFields(fields, isUnknownToWsp) };
   }
 
   accepts(): boolean {
@@ -369,7 +384,16 @@ class WspVisit implements Destination {
     return fields;
   }
 
+  mayKeep(): boolean {
+    return false;
+  }
+
   settled(): void {}
+}
+
+/** It has no upgrades and no trailers. */
+function isUnknownToWsp(name: string): boolean {
+  return name === "upgrade" || name === "connection" || name === "te" || name === "trailer";
 }
 
 /** Host and port of an `http://` or `https://` URL. */

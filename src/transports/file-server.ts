@@ -2,7 +2,7 @@ import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
 import { join, relative, sep } from "node:path";
-import sirv from "sirv";
+import serveStatic from "serve-static";
 import { tcpTarget, type Target } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
 import { escapeHtml } from "../core/html.ts";
@@ -18,9 +18,10 @@ export async function serveFiles(directory: string, listing: boolean, scope: Sco
     () => false,
   );
   if (!isFolder) throw usageError(`file:${directory}: there is no such folder`);
-  const files = sirv(directory, { dev: true, etag: true, dotfiles: false });
+  const files = serveStatic(directory, { dotfiles: "ignore", fallthrough: false });
   const server = createServer((request, response) => {
-    files(request, response, () => void notThere(directory, listing, request, response));
+    if (request.method !== "GET" && request.method !== "HEAD") return refuse(response);
+    files(request, response, (error: unknown) => void failed(directory, listing, request, response, error));
   });
   const target = await place(scope);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -33,6 +34,10 @@ export async function serveFiles(directory: string, listing: boolean, scope: Sco
   return typeof bound === "object" && bound !== null ? tcpTarget("127.0.0.1", bound.port) : target;
 }
 
+function refuse(response: ServerResponse): void {
+  response.writeHead(405, { Allow: "GET, HEAD", "Content-Type": "text/plain" }).end("files can only be read\n");
+}
+
 /** Where no unix sockets are: a port of loopback. */
 async function place(scope: Scope): Promise<Target> {
   if (process.platform === "win32") return tcpTarget("127.0.0.1", 0);
@@ -41,12 +46,16 @@ async function place(scope: Scope): Promise<Target> {
   return { kind: "unix", path: join(folder, "socket") };
 }
 
-async function notThere(
+async function failed(
   directory: string,
   listing: boolean,
   request: IncomingMessage,
   response: ServerResponse,
+  error: unknown,
 ): Promise<void> {
+  const status = (error as { status?: number } | undefined)?.status ?? 404;
+  // What may not be read is not there.
+  if (status !== 404 && status !== 403) return void response.writeHead(status, { "Content-Type": "text/plain" }).end();
   const folder = listing ? folderOf(directory, request.url ?? "/") : undefined;
   const entries = folder === undefined ? undefined : await entriesOf(folder);
   if (entries === undefined) {

@@ -10,6 +10,8 @@ import type { Heartbeat } from "./pulse.ts";
 export type TunnelEvent =
   | { readonly kind: "up"; readonly ms: number }
   | { readonly kind: "lost"; readonly error: SeikanError | undefined }
+  /** The far end is about to stop: a new connection is made for what is to come. */
+  | { readonly kind: "away" }
   | { readonly kind: "failed"; readonly error: SeikanError; readonly againMs: number }
   /** Refused before it was ever up, or tried often enough: it is given up. */
   | { readonly kind: "refused"; readonly error: SeikanError };
@@ -226,6 +228,8 @@ class Line {
   #isAway(session: MuxSession | undefined): void {
     if (session === undefined || this.session !== session) return;
     this.session = undefined;
+    if (this.#isClosed) return;
+    this.#options.report({ kind: "away" });
     this.#backOff();
     if (this.#isKept) this.#reconnect();
   }

@@ -7,7 +7,7 @@ import {
   type Sink,
   type Stream,
 } from "../core/stream.ts";
-import { fieldValue, formatHead, withoutFields, type Fields } from "../wire/fields.ts";
+import { endToEnd, fieldTokens, fieldValue, formatHead, withoutFields, type Fields } from "../wire/fields.ts";
 import {
   RequestReader,
   ResponseReader,
@@ -34,6 +34,7 @@ import type { MessageSink, MessageSocket } from "./message-socket.ts";
 
 const NOTHING = new Uint8Array(0);
 const CRLF = Buffer.from("\r\n");
+const CONTINUE = Buffer.from("HTTP/1.1 100 Continue\r\n\r\n");
 const LAST_CHUNK = Buffer.from("0\r\n\r\n");
 
 function chunk(piece: Uint8Array): Buffer {
@@ -76,6 +77,11 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
   readonly #head = new HeadText();
   #phase: Phase = "nothing";
   #isSent = false;
+  #blocked = false;
+  /** Bytes of the answer's body that are still to come; undefined: not known. */
+  #missing: number | undefined;
+  /** Whoever asked has all it wanted: the rest of the message is only waited for. */
+  #isLeft = false;
   #method = "";
   #chunked = false;
   #bodyless = false;
@@ -94,7 +100,9 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
 
   // --- the request, written as HTTP ---
 
+  /** Takes a whole chunk, or none while the connection takes no more. */
   write(bytes: Uint8Array): number {
+    if (this.#blocked) return 0;
     try {
       let rest = bytes;
       while (rest.length > 0) rest = rest.subarray(this.#reader.feed(rest));
@@ -108,21 +116,28 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
     this.#method = head.method;
     this.#phase = "head";
     const length = typeof head.framing === "number" ? head.framing : undefined;
-    const fields = withoutFields(head.fields, isFraming);
-    this.#socket.sendText(formatRequest({ method: head.method, url: head.target, fields, length }));
+    const fields = withoutFields(head.fields, (name) => isFraming(name) || name === "expect");
+    this.#sent(this.#socket.sendText(formatRequest({ method: head.method, url: head.target, fields, length })));
+    // The client has no way to say it.
+    if (fieldTokens(head.fields, "expect").includes("100-continue")) this.stream.receive(CONTINUE);
   }
 
   onBody(piece: Uint8Array): void {
-    this.#socket.sendPiece(piece, false);
+    this.#sent(this.#socket.sendPiece(piece, false));
+  }
+
+  #sent(goesOn: boolean): void {
+    if (!goesOn) this.#blocked = true;
   }
 
   /** Always sent, also when there is none. */
   onComplete(): void {
-    this.#socket.sendPiece(NOTHING, true);
+    this.#sent(this.#socket.sendPiece(NOTHING, true));
     this.#isSent = true;
   }
 
   onDrain(): void {
+    this.#blocked = false;
     this.stream.drained();
   }
 
@@ -145,26 +160,32 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
     this.#phase = "body";
     this.#bodyless = this.#method === "HEAD" || status === 204 || status === 304;
     this.#chunked = length === undefined && !this.#bodyless;
+    this.#missing = this.#bodyless ? 0 : length;
+    const said = this.#bodyless ? (status === 204 ? undefined : declared(fields)) : length;
     const framing = this.#chunked
       ? ["Transfer-Encoding", "chunked"]
-      : length === undefined
+      : said === undefined
         ? []
-        : ["Content-Length", String(length)];
-    const all = [...withoutFields(fields, isFraming), ...framing, "Connection", "close"];
+        : ["Content-Length", String(said)];
+    const all = [...withoutFields(endToEnd(fields), isFraming), ...framing, "Connection", "close"];
     this.stream.receive(formatHead(`HTTP/1.1 ${status} ${status === CLIENT_ERROR ? "Client Error" : ""}`, all));
   }
 
   #takeBody(piece: Uint8Array, last: boolean): void {
-    if (piece.length > 0 && !this.#bodyless) this.stream.receive(this.#chunked ? chunk(piece) : new Uint8Array(piece));
+    if (this.#missing !== undefined) this.#missing = Math.max(0, this.#missing - piece.length);
+    if (piece.length > 0 && !this.#bodyless && !this.#isLeft)
+      this.stream.receive(this.#chunked ? chunk(piece) : new Uint8Array(piece));
     if (!last) return;
     this.#phase = "done";
-    if (this.#chunked) this.stream.receive(LAST_CHUNK);
+    // First: whoever gets the last chunk ends the stream.
     this.#settle(this.#isSent);
-    this.stream.receiveEnd();
+    if (this.#chunked && !this.#isLeft) this.stream.receive(LAST_CHUNK);
+    if (!this.#isLeft) this.stream.receiveEnd();
   }
 
   onClose(error: SeikanError | undefined): void {
     this.#isOver = true;
+    this.#reader.release();
     this.stream.lost(error ?? new SeikanError("peer-closed", "the wsp client closed in the middle of a request"));
   }
 
@@ -173,11 +194,15 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
   shutdown(): void {}
 
   destroy(): void {
-    this.#settle(false);
+    // Nothing was asked yet: the connection is as good as before.
+    if (this.#phase === "nothing") return this.#settle(true);
+    this.#isLeft = this.#isSent && this.#phase === "body" && this.#missing === 0;
+    if (this.#isLeft) this.#socket.resume();
+    else this.#settle(false);
   }
 
   setReading(on: boolean): void {
-    if (this.#isOver) return;
+    if (this.#isOver || this.#isLeft) return;
     if (on) this.#socket.resume();
     else this.#socket.pause();
   }
@@ -242,7 +267,7 @@ export class WspResponder implements MessageSink {
     const request = parseRequest(text);
     this.#request = request;
     this.#serving.busy(true);
-    this.#refusal = this.#serving.forbids(request);
+    this.#refusal = impossible(request) ?? this.#serving.forbids(request);
     if (this.#refusal !== undefined) return;
     const [inside, outside] = memoryPair();
     this.#answering = new Answering(outside, request, this.socket, () => this.#done());
@@ -275,6 +300,12 @@ export class WspResponder implements MessageSink {
   }
 }
 
+/** wsp asks for answers to requests, by URL, and for nothing else. */
+function impossible({ method, url }: WspRequest): string | undefined {
+  const isPossible = method !== "CONNECT" && /^https?:\/\//i.test(url);
+  return isPossible ? undefined : `Unable to execute request : ${method} ${url.slice(0, 200)}`;
+}
+
 /** What wsp's callers are told when it did not work: text with status 527. */
 function refuse(socket: MessageSocket, why: string): void {
   const body = Buffer.from(`${why}\n`, "utf8");
@@ -289,6 +320,7 @@ class Answering implements Sink, MessageHandler<ResponseHead> {
   readonly #socket: MessageSocket;
   readonly #reader: ResponseReader;
   readonly #chunked: boolean;
+  readonly #isHead: boolean;
   readonly #finished: () => void;
   #answered = false;
   #isOver = false;
@@ -298,13 +330,14 @@ class Answering implements Sink, MessageHandler<ResponseHead> {
     this.#socket = socket;
     this.#finished = finished;
     this.#chunked = request.length === undefined;
-    this.#reader = new ResponseReader(this, request.method === "HEAD" ? "to-head" : "normal");
+    this.#isHead = request.method === "HEAD";
+    this.#reader = new ResponseReader(this, this.#isHead ? "to-head" : "normal");
     const framing = this.#chunked
       ? ["Transfer-Encoding", "chunked"]
       : request.length! > 0
         ? ["Content-Length", String(request.length)]
         : [];
-    const kept = withoutFields(request.fields, (name) => isFraming(name) || name === "host" || name === "upgrade");
+    const kept = endToEnd(request.fields, (name) => isFraming(name) || name === "host" || name === "trailer");
     const fields = ["Host", hostOf(request.url), ...kept, ...framing, "Connection", "close"];
     stream.attach(this);
     stream.write(formatHead(`${request.method} ${request.url} HTTP/1.1`, fields));
@@ -333,7 +366,8 @@ class Answering implements Sink, MessageHandler<ResponseHead> {
     // Ours, and not what the destination said.
     const isOwn = (fieldValue(head.fields, "proxy-status") ?? "").startsWith("seikan-agent; error=");
     const status = isOwn ? CLIENT_ERROR : head.status;
-    const length = typeof head.framing === "number" ? (declared(head.fields) ?? head.framing) : undefined;
+    const framed = typeof head.framing === "number" ? head.framing : undefined;
+    const length = this.#isHead ? declared(head.fields) : (declared(head.fields) ?? framed);
     const fields = withoutFields(head.fields, (name) => isFraming(name) && name !== "content-length");
     this.#socket.sendText(formatResponse({ status, fields, length }));
   }

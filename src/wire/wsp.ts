@@ -24,7 +24,8 @@ const Header = v.pipe(
 );
 const RequestShape = v.object({
   Method: v.pipe(v.string(), v.regex(/^[A-Z-]{1,32}$/)),
-  URL: v.pipe(v.string(), v.maxLength(64 * 1024)),
+  /** It becomes a request target: nothing in it may end a line. */
+  URL: v.pipe(v.string(), v.maxLength(64 * 1024), v.regex(/^[\x21-\x7e]*$/)),
   Header,
   ContentLength: v.optional(v.pipe(v.number(), v.integer()), 0),
 });
