@@ -6,7 +6,7 @@ import { MessageSocket } from "../transports/message-socket.ts";
 import { heartbeatEvery } from "../transports/pulse.ts";
 import { upgradeWebSocket, type WebSocketHop } from "../transports/websocket-hop.ts";
 import { WspResponder } from "../transports/wsp.ts";
-import { formatGreeting, SECRET_FIELD, type WspRequest } from "../wire/wsp.ts";
+import { formatGreeting, SECRET_FIELD, SERVER_ERROR, type WspRequest } from "../wire/wsp.ts";
 import type { WspClientConfig } from "./wsp-config.ts";
 
 /** The pool is looked after this often, as wsp does. */
@@ -111,7 +111,7 @@ export class WspPool {
   async #connect(): Promise<WspLine> {
     const { connectMs, secret, id, config } = this.#settings;
     const request = { protocol: undefined, fields: [SECRET_FIELD, secret] };
-    const stream = await upgradeWebSocket(this.#hop, request, { deadline: deadlineIn(connectMs) });
+    const stream = await upgradeWebSocket(this.#hop, request, { deadline: deadlineIn(connectMs) }).catch(refusedAsWsp);
     const line = new WspLine(
       stream,
       this.name,
@@ -134,6 +134,13 @@ export class WspPool {
     this.#stop.abort();
     for (const line of this.#connections) line.drain();
   }
+}
+
+/** wsp has one status for everything; at the registration it means the secret. */
+function refusedAsWsp(thrown: unknown): never {
+  const error = toSeikanError(thrown);
+  if (error.hopStatus !== SERVER_ERROR) throw error;
+  throw new SeikanError("hop-auth", error.message, { cause: error, hopStatus: SERVER_ERROR, hints: error.hints });
 }
 
 class WspLine {

@@ -49,7 +49,10 @@ export function readWspClient(path: string | undefined): WspClientConfig {
 
 function read<S extends v.GenericSchema>(schema: S, path: string | undefined): v.InferOutput<S> {
   const text = path === undefined ? "{}" : readOptionFile(path, "wsp-config");
-  const result = v.safeParse(schema, lowerKeys(parseYaml(text)) ?? {});
+  const config = lowerKeys(parseYaml(text)) ?? {};
+  if (typeof config !== "object" || Array.isArray(config))
+    throw usageError("--wsp-config: the file holds no keys", "for example secretkey: SECRET");
+  const result = v.safeParse(schema, config);
   if (result.success) return result.output;
   const issue = result.issues[0];
   throw usageError(`--wsp-config: ${v.getDotPath(issue) ?? "the file"}: ${issue.message}`);

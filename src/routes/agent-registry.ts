@@ -122,7 +122,7 @@ export class AgentRegistry implements Sites {
     const label = privateLabel(host) ?? "";
     const exposure = this.#exposures.get(`private:${label}`);
     if (exposure === undefined)
-      throw new SeikanError("no-such-site", `no agent has an exposure named ${label}`, {
+      throw new SeikanError("no-such-site", `no agent has an exposure ${host}`, {
         hints: ["seikan agent SERVER --expose NAME=tcp://HOST:PORT makes one"],
       });
     const way = exposure.wayFor({ address: "", port: 0 });

@@ -18,6 +18,9 @@ import type { Way } from "./route-table.ts";
 import type { FieldEdit, Reached, Site, SitePolicy, Visit, Visitor } from "./sites.ts";
 import { Users } from "./users.ts";
 
+/** How long a member that failed comes last. */
+const DOUBT_MS = 10_000;
+
 /** One agent's part in an exposure. */
 export class Member {
   readonly agent: ConnectedAgent;
@@ -27,6 +30,7 @@ export class Member {
   readonly way: Way;
   isHealthy: boolean;
   inFlight = 0;
+  #failedAt = -Infinity;
 
   constructor(agent: ConnectedAgent, spec: ExposureSpec) {
     this.agent = agent;
@@ -50,6 +54,16 @@ export class Member {
   update(spec: ExposureSpec): void {
     this.spec = spec;
     this.isHealthy = spec.healthy ?? true;
+  }
+
+  /** It could not be reached, or its service could not. */
+  failed(): void {
+    this.#failedAt = now();
+  }
+
+  /** Others are asked first for a while. */
+  get isDoubtful(): boolean {
+    return now() - this.#failedAt < DOUBT_MS;
   }
 
   get canServe(): boolean {
@@ -196,10 +210,14 @@ export class Exposure implements Site {
       const isLast = index === order.length - 1;
       const until = isLast ? deadline : now() + (deadline - now()) / 2;
       tries(member.way);
+      member.inFlight++;
       try {
         return { stream: await member.dial({ deadline: until, source: visitor }), member };
       } catch (thrown) {
         failure = toSeikanError(thrown);
+        member.failed();
+      } finally {
+        member.inFlight--;
       }
     }
     throw failure === undefined ? this.#away(stand) : visitorsError(failure);
@@ -213,7 +231,7 @@ export class Exposure implements Site {
     const { sticky } = this.policy;
     if (sticky === "address") return { stand, order: rendezvous(able, address) };
     const order = able
-      .map((one) => ({ one, rank: one.inFlight + Math.random() / 2 }))
+      .map((one) => ({ one, rank: one.inFlight + Math.random() / 2 + (one.isDoubtful ? 1e6 : 0) }))
       .sort((a, b) => a.rank - b.rank)
       .map(({ one }) => one);
     const before = sticky === "cookie" ? order.find(({ id }) => id === member) : undefined;

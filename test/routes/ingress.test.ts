@@ -152,7 +152,7 @@ describe("a visitor", () => {
 
   test("is whom a proxy that is trusted speaks for", () => {
     expect(visitorOf(get(...lies), PROXY, TRUSTED)).toEqual({
-      ...{ address: "203.0.113.9", port: 0, isSecure: true, host: "bank.test", member: undefined },
+      ...{ address: "203.0.113.9", port: 0, isSecure: true, host: "web.test", member: undefined },
     });
   });
 
@@ -350,11 +350,11 @@ describe("a request on its way to a site", () => {
     });
     expect(of("x-forwarded-for")).toEqual(["6.6.6.6, 6.6.6.7, 203.0.113.9, 10.0.0.2, 10.0.0.1"]);
     expect(of("forwarded")).toEqual([
-      "for=6.6.6.6;proto=https;host=bank.test, for=6.6.6.7, for=10.0.0.1;host=bank.test;proto=https",
+      "for=6.6.6.6;proto=https;host=bank.test, for=6.6.6.7, for=10.0.0.1;host=web.test;proto=https",
     ]);
     expect(of("x-real-ip")).toEqual(["203.0.113.9"]);
     expect(of("x-forwarded-proto")).toEqual(["https"]);
-    expect(of("x-forwarded-host")).toEqual(["bank.test"]);
+    expect(of("x-forwarded-host")).toEqual(["web.test"]);
     // Nobody says where these come from.
     for (const name of ["x-forwarded-port", "x-forwarded-prefix", "x-forwarded-user"]) expect(of(name)).toEqual([]);
   });
