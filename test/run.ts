@@ -1,6 +1,7 @@
 /**
  * `npm test`: type check, lint and format, then the executable is built, and
- * every suite runs: the source's, and the compiled executable's.
+ * every suite runs: with the source, and the end-to-end ones with the compiled
+ * executable.
  */
 import { join } from "node:path";
 
@@ -9,6 +10,12 @@ const EXECUTABLE = join(ROOT, "dist", process.platform === "win32" ? "seikan.exe
 // A test may wait for what must happen; `within` says what did not.
 const TIMEOUT = ["--timeout", "60000"];
 const asked = process.argv.slice(2);
+
+/** The slow suites run once, with the executable: they are about programs and time-outs. */
+function sourceSuites(): string[] {
+  const all = [...new Bun.Glob("test/**/*.test.ts").scanSync({ cwd: ROOT })];
+  return all.filter((path) => !/(^|[\\/])slow-[^\\/]*$/.test(path)).toSorted();
+}
 
 interface Step {
   readonly name: string;
@@ -21,7 +28,10 @@ const steps: readonly Step[] = [
   { name: "lint", command: ["node_modules/.bin/oxlint", "--deny-warnings"] },
   { name: "format", command: [process.execPath, "fmt", "--check", "--no-script"] },
   { name: "build", command: [process.execPath, "build.ts", "--quiet"] },
-  { name: "tests of the source", command: [process.execPath, "test", ...TIMEOUT, ...asked] },
+  {
+    name: "tests of the source",
+    command: [process.execPath, "test", ...TIMEOUT, ...(asked.length > 0 ? asked : sourceSuites())],
+  },
   {
     name: "tests of the compiled executable",
     command: [process.execPath, "test", ...TIMEOUT, ...(asked.length > 0 ? asked : ["test/e2e"])],

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { mkdtemp, readdir, realpath, rm, stat } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
 import { join, relative, sep } from "node:path";
@@ -10,7 +10,8 @@ import type { Scope } from "../core/scope.ts";
 
 /**
  * Serves the files of a folder over HTTP, to this process alone: on a socket
- * in a folder of its own. Hidden files are not served, a listing only if asked for.
+ * in a folder of its own. Hidden files are not served, nor what links lead to
+ * outside of the folder; a listing only if asked for.
  */
 export async function serveFiles(directory: string, listing: boolean, scope: Scope): Promise<Target> {
   const isFolder = await stat(directory).then(
@@ -21,7 +22,10 @@ export async function serveFiles(directory: string, listing: boolean, scope: Sco
   const files = serveStatic(directory, { dotfiles: "ignore", fallthrough: false });
   const server = createServer((request, response) => {
     if (request.method !== "GET" && request.method !== "HEAD") return refuse(response);
-    files(request, response, (error: unknown) => void failed(directory, listing, request, response, error));
+    const fail = (error: unknown) => void failed(directory, listing, request, response, error);
+    void leadsOut(directory, request.url ?? "/").then((isOut) =>
+      isOut ? fail(undefined) : files(request, response, fail),
+    );
   });
   const target = await place(scope);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -32,6 +36,23 @@ export async function serveFiles(directory: string, listing: boolean, scope: Sco
   scope.own(() => server.close());
   const bound = server.address();
   return typeof bound === "object" && bound !== null ? tcpTarget("127.0.0.1", bound.port) : target;
+}
+
+/** True when a link on the path leads out of the folder. */
+async function leadsOut(directory: string, url: string): Promise<boolean> {
+  const path = decoded(url.split("?", 1)[0]!);
+  if (path === undefined || path.includes("\0")) return true;
+  try {
+    const [root, real] = await Promise.all([realpath(directory), realpath(join(directory, path))]);
+    return real !== root && !real.startsWith(root + sep);
+  } catch {
+    // It is not there: that is found out soon enough.
+    return false;
+  }
+}
+
+function notThere(response: ServerResponse): void {
+  response.writeHead(404, { "Content-Type": "text/plain; charset=utf-8" }).end("not found\n");
 }
 
 function refuse(response: ServerResponse): void {
@@ -58,10 +79,7 @@ async function failed(
   if (status !== 404 && status !== 403) return void response.writeHead(status, { "Content-Type": "text/plain" }).end();
   const folder = listing ? folderOf(directory, request.url ?? "/") : undefined;
   const entries = folder === undefined ? undefined : await entriesOf(folder);
-  if (entries === undefined) {
-    response.writeHead(404, { "Content-Type": "text/plain; charset=utf-8" }).end("not found\n");
-    return;
-  }
+  if (entries === undefined) return notThere(response);
   const links = entries
     .map((name) => `<li><a href="${encodeURIComponent(name).replace(/%2F$/, "/")}">${escapeHtml(name)}</a>`)
     .join("\n");

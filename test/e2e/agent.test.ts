@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import {
   Arrivals,
   bodyAt,
@@ -178,6 +178,9 @@ describe("files", () => {
     put("site/sub/.hidden/c.txt", "SECRET");
     put("site2/d.txt", "SECRET");
     put("outside.txt", "SECRET");
+    symlinkSync("../outside.txt", folder.file("site/out.txt"));
+    symlinkSync("../site2", folder.file("site/out"));
+    symlinkSync("a.txt", folder.file("site/in.txt"));
     const specs = { files: `file:${folder.file("site")}`, listed: `file:${folder.file("site")},listing=yes` };
     running = await startAgent(server, "--name", "files", ...exposing(specs));
   });
@@ -223,6 +226,14 @@ describe("files", () => {
       expect([answer.status, answer.body, answer.values("content-range")]).toEqual([status, body, shown]);
     });
   }
+
+  test("links are followed within the folder, and not out of it", async () => {
+    expect((await file("/in.txt")).body).toBe("0123456789");
+    for (const path of ["/out.txt", "/out/d.txt", "/out/"]) {
+      const { status, body } = await visit(server.port, "listed.localhost", path);
+      expect([path, status, body]).toEqual([path, 404, "not found\n"]);
+    }
+  });
 
   test("hidden ones are not there", async () => {
     for (const path of ["/.env", "/%2eenv", "/.git/config", "/sub/../.env", "/sub/.hidden/c.txt", "/.git/"]) {
