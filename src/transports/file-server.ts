@@ -1,7 +1,7 @@
 import { mkdtemp, readdir, realpath, rm, stat } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
-import { join, relative, sep } from "node:path";
+import { join, relative, resolve, sep } from "node:path";
 import serveStatic from "serve-static";
 import { tcpTarget, type Target } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
@@ -24,7 +24,7 @@ export async function serveFiles(directory: string, listing: boolean, scope: Sco
     if (request.method !== "GET" && request.method !== "HEAD") return refuse(response);
     const fail = (error: unknown) => void failed(directory, listing, request, response, error);
     void leadsOut(directory, request.url ?? "/").then((isOut) =>
-      isOut ? fail(undefined) : files(request, response, fail),
+      isOut ? notThere(response) : files(request, response, fail),
     );
   });
   const target = await place(scope);
@@ -43,7 +43,7 @@ async function leadsOut(directory: string, url: string): Promise<boolean> {
   const path = decoded(url.split("?", 1)[0]!);
   if (path === undefined || path.includes("\0")) return true;
   try {
-    const [root, real] = await Promise.all([realpath(directory), realpath(join(directory, path))]);
+    const [root, real] = await Promise.all([realpath(directory), realpath(resolve(directory, `.${path}`))]);
     return real !== root && !real.startsWith(root + sep);
   } catch {
     // It is not there: that is found out soon enough.
