@@ -324,7 +324,7 @@ export class WspGateway implements Gateway {
     checkTarget(context, place.target, way, asker);
     const why = this.#pools.limits.forbids({ method: head.method, url: url!, fields: head.fields, length: 0 });
     if (why !== undefined) throw new SeikanError("target-denied", why);
-    return new WspVisit(context, head, { url: url!, host: place.host }, way);
+    return new WspVisit(context, head, { url: url!.replace(/#.*$/, ""), host: place.host }, way);
   }
 }
 
@@ -398,7 +398,7 @@ function isUnknownToWsp(name: string): boolean {
 
 /** Host and port of an `http://` or `https://` URL. */
 function placeOf(url: string): { target: TcpTarget; host: string } | undefined {
-  const match = /^(https?):\/\/(\[[^\]]*\]|[^/?#@:]*)(?::(\d+))?(?:[/?][\x21-\x7e]*)?$/i.exec(url);
+  const match = /^(https?):\/\/(\[[^\]]*\]|[^/?#@:]*)(?::(\d+))?(?:[/?#][\x21-\x7e]*)?$/i.exec(url);
   const host = match === null ? undefined : canonicalHost(match[2]!);
   if (match === null || host === undefined || host === "") return undefined;
   const standard = match[1]!.toLowerCase() === "https" ? 443 : 80;

@@ -321,6 +321,8 @@ class Answering implements Sink, MessageHandler<ResponseHead> {
   readonly #reader: ResponseReader;
   readonly #chunked: boolean;
   readonly #isHead: boolean;
+  /** Bytes of the request's body that are still to come; less than nothing: not known. */
+  #missing: number;
   readonly #finished: () => void;
   #answered = false;
   #isOver = false;
@@ -330,6 +332,7 @@ class Answering implements Sink, MessageHandler<ResponseHead> {
     this.#socket = socket;
     this.#finished = finished;
     this.#chunked = request.length === undefined;
+    this.#missing = request.length ?? -1;
     this.#isHead = request.method === "HEAD";
     this.#reader = new ResponseReader(this, this.#isHead ? "to-head" : "normal");
     const framing = this.#chunked
@@ -346,6 +349,9 @@ class Answering implements Sink, MessageHandler<ResponseHead> {
   /** A piece of the request's body; false: stop until the next request is wanted. */
   write(piece: Uint8Array, last: boolean): boolean {
     let goesOn = true;
+    this.#missing -= piece.length;
+    if (last && this.#missing > 0)
+      this.#fail(new SeikanError("peer-protocol", "the request's body is shorter than its ContentLength"));
     if (piece.length > 0) goesOn = this.#stream.write(this.#chunked ? chunk(piece) : new Uint8Array(piece));
     if (last && this.#chunked) goesOn = this.#stream.write(LAST_CHUNK);
     return goesOn;

@@ -72,7 +72,9 @@ export function formatRequest({ method, url, fields, length }: WspRequest): stri
 
 export function parseRequest(text: string): WspRequest {
   const { Method, URL, Header: header, ContentLength } = parse(RequestShape, text, "request");
-  return { method: Method, url: URL, fields: fromHeader(header), length: lengthOf(ContentLength) };
+  // A fragment is nobody's but the browser's (RFC 9110 section 4.2.5).
+  const url = URL.replace(/#.*$/, "");
+  return { method: Method, url, fields: fromHeader(header), length: lengthOf(ContentLength) };
 }
 
 export function formatResponse({ status, fields, length }: WspResponse): string {
