@@ -6,7 +6,7 @@ import { readOptionFile } from "./reach.ts";
 
 /** wsp's own configuration files (YAML): so that its users change the program and nothing else. */
 
-const Rule = v.strictObject({
+const Rule = v.object({
   method: v.optional(v.string(), ""),
   url: v.optional(v.string(), ""),
   headers: v.nullish(v.record(v.string(), v.string()), {}),
@@ -14,7 +14,7 @@ const Rule = v.strictObject({
 const Rules = v.nullish(v.array(Rule), []);
 const Milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1));
 
-const ServerShape = v.strictObject({
+const ServerShape = v.object({
   host: v.optional(v.string(), "127.0.0.1"),
   port: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65535)), 8080),
   timeout: v.optional(Milliseconds, 1000),
@@ -25,7 +25,7 @@ const ServerShape = v.strictObject({
 });
 
 const PoolSize = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1000));
-const ClientShape = v.strictObject({
+const ClientShape = v.object({
   id: v.optional(v.string()),
   targets: v.optional(v.array(v.string()), []),
   poolidlesize: v.optional(PoolSize, 10),
