@@ -542,7 +542,7 @@ describe("a tunnel whose far end goes away", () => {
     expect(attempts[0]!.server!.isClosed).toBe(true);
     // The old connection's end is no loss.
     await pass(60_000);
-    expect(told()).toEqual(["up", "up"]);
+    expect(told()).toEqual(["up", "away", "up"]);
     expect([opening.stream!.isClosed, attempts.length]).toEqual([false, 2]);
   });
 
@@ -557,7 +557,7 @@ describe("a tunnel whose far end goes away", () => {
     const second = new Opening(tunnel);
     await pass(100);
     await attempts[1]!.succeed();
-    expect([first.state, second.state, told()]).toEqual(["open", "open", ["up", "up"]]);
+    expect([first.state, second.state, told()]).toEqual(["open", "open", ["up", "away", "up"]]);
   });
 });
 
