@@ -153,6 +153,8 @@ export class AgentLink {
     }
     this.#sessions.add(session);
     void session.closed.then(() => this.#sessions.delete(session));
+    // What was found out while it registered.
+    for (const { name, healthy } of this.#specs) if (healthy !== undefined) void this.setHealth(name, healthy);
     return session;
   }
 

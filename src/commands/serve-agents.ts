@@ -1,7 +1,7 @@
-import { canonicalHost, parseListen, type ListenAddress } from "../core/address.ts";
+import { canonicalHost, isLoopbackHost, parseListen, type ListenAddress } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
-import { AgentEndpoint, type AgentAccess } from "../routes/agent-endpoint.ts";
+import { AgentEndpoint } from "../routes/agent-endpoint.ts";
 import { AgentRegistry, type BindablePorts } from "../routes/agent-registry.ts";
 import { AgentTokens, parsePortRange, type PortRange } from "../routes/agent-tokens.ts";
 import type { Endpoint, Gateway } from "../routes/context.ts";
@@ -55,6 +55,7 @@ export class ServeAgents {
   readonly gateways: readonly Gateway[];
   readonly #values: ServeValues;
   readonly #plainTokens: readonly string[];
+  readonly #pools: WspPools | undefined;
   readonly #tokens: AgentTokens | undefined;
 
   constructor(
@@ -66,6 +67,7 @@ export class ServeAgents {
     this.registry = new AgentRegistry({
       domain: values.domain?.host,
       publicOrigin: values.domain?.origin,
+      servesOutside: servesOutside(values) || !isInside(firstListener),
       bindable: new AllowedPorts(values["allow-bind"].flat(), firstListener),
       visit,
     });
@@ -74,9 +76,11 @@ export class ServeAgents {
     this.#tokens = hasTokens ? new AgentTokens(this.#plainTokens, this.#tokenFile()) : undefined;
     const heartbeat = heartbeatEvery(values["ping-interval"]);
     const access = { tokens: this.#tokens, throttle: new Throttle(), heartbeat };
-    const wsp = speaksWsp(values) ? wspSide(values, access) : { endpoints: [], gateways: [] };
-    this.endpoints = [new AgentEndpoint(this.registry, access), ...wsp.endpoints];
-    this.gateways = wsp.gateways;
+    this.#pools = speaksWsp(values) ? wspPools(values) : undefined;
+    const pools = this.#pools;
+    const wsp = pools === undefined ? [] : [new WspRegister(pools, access), new WspStatus()];
+    this.endpoints = [new AgentEndpoint(this.registry, access), ...wsp];
+    this.gateways = pools === undefined ? [] : [new WspGateway(pools)];
   }
 
   #tokenFile(): string {
@@ -90,7 +94,12 @@ export class ServeAgents {
     if (tokens === undefined) return;
     tokens.replace(this.#plainTokens, this.#tokenFile());
     this.registry.recheck(({ digest }) => (digest === undefined ? undefined : tokens.current(digest)));
+    this.#pools?.recheck((digest) => tokens.current(digest)?.isExit === true);
   }
+}
+
+function isInside(address: ListenAddress): boolean {
+  return address.kind === "unix" || (address.kind === "tcp" && isLoopbackHost(address.host));
 }
 
 /** The server is meant to be reached from outside (docs: "Who may do what"). */
@@ -116,11 +125,9 @@ export function wspListen(values: ServeValues): string[] {
   return [`${host.includes(":") ? `[${host}]` : host}:${port}`];
 }
 
-function wspSide(values: ServeValues, access: AgentAccess): { endpoints: Endpoint[]; gateways: Gateway[] } {
+function wspPools(values: ServeValues): WspPools {
   const config = readWspServer(values["wsp-config"]);
-  const limits = { timeoutMs: config.timeout, idleTimeoutMs: config.idletimeout, forbids: wspRules(config) };
-  const pools = new WspPools(limits);
-  return { endpoints: [new WspRegister(pools, access), new WspStatus()], gateways: [new WspGateway(pools)] };
+  return new WspPools({ timeoutMs: config.timeout, idleTimeoutMs: config.idletimeout, forbids: wspRules(config) });
 }
 
 class AllowedPorts implements BindablePorts {

@@ -193,7 +193,8 @@ export class Server {
 
   /** A client that came to one of our own sites through CONNECT: from outside, whoever it is. */
   #enter(stream: ByteStream, peer: Peer): void {
-    const client: Client = { ...peer, exposed: true, isSecure: false, maySecure: true };
+    const { address, port } = peer;
+    const client: Client = { address, port, exposed: true, isSecure: false, maySecure: true };
     serveClient(this.#context, stream, client, "http");
   }
 
@@ -229,6 +230,15 @@ export class Server {
 
   // --- set-up ------------------------------------------------------------------
 
+  /** What is never dialled for anybody: our listeners, and the ports that agents have here. */
+  *#ownTargets(): Generator<TcpTarget> {
+    yield* this.#own;
+    for (const address of this.#agents.registry.boundAddresses) {
+      const target = parseAuthority(address);
+      if (target !== undefined) yield target;
+    }
+  }
+
   #admin(): Endpoint {
     const access = { admins: this.#values.admin, token: this.#runToken };
     return new AdminEndpoint(access, this.#agents.registry, this.#metrics);
@@ -238,7 +248,7 @@ export class Server {
     const values = this.#values;
     const deny = values["deny-net"].flat();
     const grants = grantsOf(values.grant);
-    const permissions = new Permissions({ allow: values["allow-net"], deny, grants }, () => this.#own);
+    const permissions = new Permissions({ allow: values["allow-net"], deny, grants }, () => this.#ownTargets());
     const logAccess = accessLogger(
       values["access-log"] ?? (values.json ? "json" : "pretty"),
       values["log-query"],

@@ -52,7 +52,15 @@ export class AgentEndpoint implements Endpoint {
     checkSessionRequest(request, []);
     const rights = await this.#authorize(request);
     const stream = request.leave();
-    if (stream !== undefined) new ServedAgent(this.#registry, request, stream, rights, this.#access.heartbeat);
+    const current = () => this.#current(rights);
+    if (stream !== undefined) new ServedAgent(this.#registry, request, stream, current, this.#access.heartbeat);
+  }
+
+  /** Tokens change while a connection is up. */
+  #current(rights: AgentRights): AgentRights {
+    const now = rights.digest === undefined ? rights : this.#access.tokens?.current(rights.digest);
+    if (now !== undefined) return now;
+    throw new SeikanError("not-granted", "this token was taken back");
   }
 
   async #authorize({ head, client, exposed }: UpgradeRequest): Promise<AgentRights> {
@@ -78,7 +86,9 @@ class ServedAgent {
   readonly #registry: AgentRegistry;
   readonly #context: RouteContext;
   readonly #client: Client;
-  readonly #rights: AgentRights;
+  /** By now; throws when the token was taken back. */
+  readonly #rights: () => AgentRights;
+  #isRegistering = false;
   readonly #session: MuxSession;
   readonly #cancel: () => void;
   /** What it registered; undefined until then. */
@@ -88,7 +98,7 @@ class ServedAgent {
     registry: AgentRegistry,
     request: UpgradeRequest,
     stream: ByteStream,
-    rights: AgentRights,
+    rights: () => AgentRights,
     heartbeat: Heartbeat,
   ) {
     this.#registry = registry;
@@ -150,11 +160,15 @@ class ServedAgent {
   }
 
   async #register({ text }: ControlRequest, stream: ByteStream): Promise<void> {
-    if (this.#registered !== undefined) throw new SeikanError("bad-request", "this connection has registered already");
+    if (this.#isRegistering) throw new SeikanError("bad-request", "this connection has registered already");
     const asked = parseRegistration(text);
     const events = asked.events === true ? new EventWriter(stream) : undefined;
     const line: AgentLine = { id: asked.connection, session: this.#session, events };
-    const answer = await this.#registry.register(asked, line, this.#rights, this.#client);
+    this.#isRegistering = true;
+    const answer = await this.#registry.register(asked, line, this.#rights(), this.#client).catch((thrown: unknown) => {
+      this.#isRegistering = false;
+      throw thrown;
+    });
     this.#registered = { asked, line };
     this.#cancel();
     // It went while it was registered.
@@ -166,7 +180,7 @@ class ServedAgent {
     const what = answer.exposures.map(({ url, address }) => url ?? address).join(" ");
     this.#context.log.info(`agent ${agent} connected`, {
       peer: formatPeer(this.#client),
-      token: this.#rights.token,
+      token: this.#rights().token,
       exposes: what,
     });
   }

@@ -34,6 +34,8 @@ export interface RegistrySettings {
   readonly publicOrigin: { readonly scheme: "http" | "https"; readonly port: number | undefined } | undefined;
   /** Ports that agents may have, best first for port 0. */
   readonly bindable: BindablePorts;
+  /** It can be reached from outside. */
+  readonly servesOutside: boolean;
   /** Gets each visitor of a port and owns its stream. */
   readonly visit: (exposure: Exposure, stream: ByteStream, peer: Peer) => void;
 }
@@ -51,6 +53,8 @@ export class AgentRegistry implements Sites {
   readonly #settings: RegistrySettings;
   readonly #agents = new Map<string, ConnectedAgent>();
   readonly #exposures = new Map<string, Exposure>();
+  /** Those with a port. */
+  readonly #bound = new Set<Exposure>();
   /** Sites whose agents left, and when. */
   readonly #left = new Map<string, number>();
   /** Registrations happen one after the other. */
@@ -64,6 +68,11 @@ export class AgentRegistry implements Sites {
     return this.#agents.values();
   }
 
+  /** Where agents' ports are: as little to be dialled through us as our own listeners. */
+  get boundAddresses(): Iterable<string> {
+    return this.#bound.values().flatMap(({ listener }) => listener?.addresses ?? []);
+  }
+
   get exposures(): Iterable<Exposure> {
     return this.#exposures.values();
   }
@@ -71,7 +80,8 @@ export class AgentRegistry implements Sites {
   // --- visitors ---------------------------------------------------------------
 
   find(host: string): Site | undefined {
-    const site = this.#byHost("http", host);
+    if (this.#isOwn(host)) return undefined;
+    const site = this.#byHost(host);
     if (site !== undefined) return site;
     if (this.#wasHere(host)) throw away();
     const { domain } = this.#settings;
@@ -90,7 +100,14 @@ export class AgentRegistry implements Sites {
   /** The exposure that takes the TLS connections for this server name as they are. */
   passthrough(serverName: string): Exposure | undefined {
     const host = canonicalHost(serverName);
-    return host === undefined ? undefined : this.#byHost("tls", host);
+    if (host === undefined || this.#isOwn(host)) return undefined;
+    // The more specific name counts, of whatever kind: nobody's wildcard takes somebody's site.
+    for (const name of namesFor(host)) {
+      if (this.#exposures.has(`http:${name}`)) return undefined;
+      const found = this.#exposures.get(`tls:${name}`);
+      if (found !== undefined) return found;
+    }
+    return undefined;
   }
 
   get hasPassthrough(): boolean {
@@ -99,19 +116,22 @@ export class AgentRegistry implements Sites {
   }
 
   /** The exact host, or the longest wildcard above it. */
-  #byHost(kind: "http" | "tls", host: string): Exposure | undefined {
+  #byHost(host: string): Exposure | undefined {
     for (const name of namesFor(host)) {
-      const found = this.#exposures.get(`${kind}:${name}`);
+      const found = this.#exposures.get(`http:${name}`);
       if (found !== undefined) return found;
     }
     return undefined;
   }
 
-  /** Paths of our own are for addresses, `localhost` and the domain itself; without a domain for any name but a site's. */
-  isApex(host: string): boolean {
-    const { domain } = this.#settings;
-    if (host === "localhost" || parseIp(host) !== undefined) return true;
-    return domain === undefined ? !isLoopbackHost(host) : host === domain;
+  /**
+   * Paths of our own are for addresses, `localhost` and the domain itself.
+   * Without a domain nobody knows by what name those outside reach us; those
+   * inside need no other, so that a name somebody made point here gains nothing.
+   */
+  isApex(host: string, exposed: boolean): boolean {
+    if (this.#isOwn(host)) return true;
+    return this.#settings.domain === undefined && exposed && !isLoopbackHost(host);
   }
 
   // --- the dialling side --------------------------------------------------------
@@ -224,13 +244,25 @@ export class AgentRegistry implements Sites {
       const hasHost = spec.host !== undefined && spec.kind !== "private";
       const name = hasHost ? nameIn(id) : spec.name;
       if (!rights.host(name)) throw notGranted(rights, `the name ${name}`);
-      if (spec.kind !== "private" && this.#isOwn(nameIn(id)))
+      if (spec.kind === "private") continue;
+      if (this.#isOwn(nameIn(id)) || this.#coversOwn(nameIn(id)))
         throw new SeikanError("name-taken", `${nameIn(id)} is this server itself`);
+      if (hasHost && this.#settings.domain === undefined && this.#settings.servesOutside)
+        throw new SeikanError("not-granted", `this server has no --domain, so nobody may have the name ${name}`, {
+          hints: ["it might be the server's own: start it with --domain"],
+        });
     }
   }
 
+  /** Names that are the server itself, whatever anybody registers. */
   #isOwn(host: string): boolean {
-    return host === "localhost" || host === this.#settings.domain;
+    return host === "localhost" || host === this.#settings.domain || parseIp(host) !== undefined;
+  }
+
+  /** A wildcard above the server's own name. */
+  #coversOwn(name: string): boolean {
+    const { domain } = this.#settings;
+    return name.startsWith("*.") && domain !== undefined && domain.endsWith(name.slice(1));
   }
 
   #checkPort(port: number, rights: AgentRights): void {
@@ -262,19 +294,37 @@ export class AgentRegistry implements Sites {
     const named = [...this.#agents.values()]
       .filter((agent) => agent.name === asked.agent && agent.key !== asked.key && !shares(agent))
       .map((agent) => ({ agent, what: `an agent named ${agent.name}`, isName: true }));
-    const holding = wanted.flatMap(({ id, spec }) => {
-      const exposure = spec.port === 0 ? undefined : this.#exposures.get(id);
-      const others = exposure?.members.filter(({ agent }) => agent.key !== asked.key) ?? [];
-      const differs = exposure !== undefined && Exposure.terms(exposure.spec) !== Exposure.terms(spec);
-      return others
-        .filter(({ agent }) => differs || !shares(agent))
-        .map(({ agent }) => ({
-          agent,
-          what: `${describe(id)}${differs && shares(agent) ? " with other options" : ""}`,
-          isName: false,
-        }));
-    });
+    const holding = wanted
+      .flatMap((one) => this.#withTwin(one))
+      .flatMap(({ id, spec }) => {
+        const exposure = spec.port === 0 ? undefined : this.#exposures.get(id);
+        const others = exposure?.members.filter(({ agent }) => agent.key !== asked.key) ?? [];
+        const differs = exposure !== undefined && Exposure.terms(exposure.spec) !== Exposure.terms(spec);
+        return others
+          .filter(({ agent }) => differs || !shares(agent))
+          .map(({ agent }) => ({
+            agent,
+            what: `${describe(id)}${differs && shares(agent) ? " with other options" : ""}`,
+            isName: false,
+          }));
+      });
     return [...named, ...holding];
+  }
+
+  /** A host is one place, whether its TLS ends here or at the agent. */
+  #withTwin({ id, spec }: Wanted): Wanted[] {
+    const name = nameIn(id);
+    if (spec.kind === "http")
+      return [
+        { id, spec },
+        { id: `tls:${name}`, spec },
+      ];
+    return spec.kind === "tls"
+      ? [
+          { id, spec },
+          { id: `http:${name}`, spec },
+        ]
+      : [{ id, spec }];
   }
 
   async #admit(
@@ -348,6 +398,7 @@ export class AgentRegistry implements Sites {
     for (const exposure of this.#exposures.values()) if (!kept.has(exposure)) this.#leave(exposure, agent);
     for (const { exposure, spec } of opened) {
       this.#exposures.set(exposure.id, exposure);
+      if (exposure.listener !== undefined) this.#bound.add(exposure);
       if (exposure.id.startsWith("http:")) this.#left.delete(exposure.id.slice(5));
       const member = exposure.members.find((one) => one.agent === agent);
       if (member === undefined) exposure.members.push(new Member(agent, spec));
@@ -384,6 +435,7 @@ export class AgentRegistry implements Sites {
     exposure.members.splice(at, 1);
     if (exposure.members.length > 0) return;
     exposure.listener?.close();
+    this.#bound.delete(exposure);
     this.#exposures.delete(exposure.id);
     if (!exposure.id.startsWith("http:")) return;
     if (this.#left.size >= AWAY_HOSTS) this.#left.clear();

@@ -34,6 +34,7 @@ export class ConnectedAgent {
   readonly idle = new Set<IdleConnection>();
   readonly #lines = new Map<string, AgentLine>();
   #past = { sent: 0, received: 0 };
+  readonly #counted = new WeakSet<AgentLine>();
 
   constructor(name: string, key: string, rights: AgentRights, client: Client) {
     this.name = name;
@@ -51,6 +52,8 @@ export class ConnectedAgent {
 
   /** True when that was its last one. */
   removeLine(line: AgentLine): boolean {
+    if (this.#counted.has(line)) return this.#lines.size === 0;
+    this.#counted.add(line);
     if (this.#lines.get(line.id) === line) this.#lines.delete(line.id);
     this.#past.sent += line.session.sentBytes;
     this.#past.received += line.session.receivedBytes;

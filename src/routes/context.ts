@@ -4,6 +4,7 @@ import type { SeikanError } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
 import type { LiveSet } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
+import type { Peer } from "../transports/transport.ts";
 import type { HeadLimits, RequestHead } from "../wire/http1.ts";
 import type { ErrorStyle } from "./answers.ts";
 import type { Destination } from "./forward.ts";
@@ -150,7 +151,7 @@ export interface AccessEntry {
 
 /** Throws unless this may be dialled for whoever asks. */
 export function checkTarget(context: RouteContext, target: Target, way: Way, asker: Asker): void {
-  if (target.kind === "unix" || way.resolvesHere) return;
+  if (target.kind === "unix" || (way.resolvesHere && way.agent === undefined)) return;
   context.permissions.checkName(tcpTarget(target.host, target.port), asker, way.agent);
 }
 
@@ -160,12 +161,17 @@ export function dialTarget(context: RouteContext, target: Target, way: Way, aske
   const deadline = deadlineIn(context.limits.connectMs);
   return way.dial(target, {
     deadline,
-    source: asker.client,
+    source: peerOf(asker.client),
     permit: (address, tcp) => context.permissions.checkAddress(address, tcp, asker.exposed),
   });
 }
 
 /** Dials what the configuration itself names. */
 export function dialGranted(context: RouteContext, target: Target, way: Way, source: Client): Promise<ByteStream> {
-  return way.dial(target, { deadline: deadlineIn(context.limits.connectMs), source });
+  return way.dial(target, { deadline: deadlineIn(context.limits.connectMs), source: peerOf(source) });
+}
+
+/** Where somebody is, and nothing of who that is. */
+function peerOf({ address, port }: Client): Peer {
+  return { address, port };
 }

@@ -155,9 +155,9 @@ export class Exposure implements Site {
 
   begin(origin: string): Visit {
     const member = this.#memberOf(origin);
-    if (member === undefined) return { idle: undefined, end() {} };
+    if (member === undefined) return { way: undefined, idle: undefined, end() {} };
     member.inFlight++;
-    return { idle: member.agent.idle, end: () => void member.inFlight-- };
+    return { way: member.way, idle: member.agent.idle, end: () => void member.inFlight-- };
   }
 
   async probe(nonce: string, deadline: Deadline): Promise<void> {
@@ -190,13 +190,15 @@ export class Exposure implements Site {
     const { stand, order } = this.#order({ ...visitor, member: undefined });
     const first = order[0];
     if (first === undefined) throw this.#away(stand);
+    let chosen = first;
     const dial = async (_: Target, options: DialOptions) => {
       const { stream, member } = await this.#connect({ ...visitor, member: undefined }, options.deadline);
+      chosen = member;
       member.inFlight++;
       void stream.closed.then(() => member.inFlight--);
       return stream;
     };
-    return { ...first.way, dial };
+    return { ...first.way, dial, onAccess: (entry) => chosen.way.onAccess?.(entry) };
   }
 
   // --- members --------------------------------------------------------------------

@@ -137,7 +137,7 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       if (site !== undefined) return void this.#visit(site, head);
     }
     const isOrigin = path !== undefined || head.target === "*";
-    if (isOrigin && this.context.sites !== undefined && !isForServer(this.context.sites, head)) {
+    if (isOrigin && this.context.sites !== undefined && !isForServer(this.context.sites, head, isExposed)) {
       return this.#fail(noSuchSite(hostOf(head) ?? ""), head, siteErrorStyle(head));
     }
     const gateway = path === undefined ? undefined : this.context.gateways.find((one) => one.matches(path));
@@ -429,9 +429,9 @@ function acceptConnect(stream: ByteStream): ByteStream {
 }
 
 /** Our own paths are for names that are no site's. */
-function isForServer(sites: Sites, head: RequestHead): boolean {
+function isForServer(sites: Sites, head: RequestHead, exposed: boolean): boolean {
   const host = hostOf(head);
-  return host === undefined || sites.isApex(host);
+  return host === undefined || sites.isApex(host, exposed);
 }
 
 /** The agent that shall dial, where the request names one. */

@@ -23,10 +23,12 @@ const STICKY_COOKIE = "seikan-member";
 
 /** The host a request is for, in canonical form; undefined where it names none. */
 export function hostOf(head: RequestHead): string | undefined {
-  const isOrigin = head.target.startsWith("/");
-  const absolute = isOrigin ? undefined : /^[a-z][a-z0-9+.-]*:\/\/([^/?#@]*)/i.exec(head.target)?.[1];
-  const authority = absolute ?? fieldValue(head.fields, "host") ?? "";
+  const authority = absoluteAuthority(head) ?? fieldValue(head.fields, "host") ?? "";
   return canonicalHost(authority.replace(/:\d*$/, ""));
+}
+
+function absoluteAuthority({ target }: RequestHead): string | undefined {
+  return target.startsWith("/") ? undefined : /^[a-z][a-z0-9+.-]*:\/\/([^/?#@]*)/i.exec(target)?.[1];
 }
 
 /** The nonce of a probe; undefined for any other request. */
@@ -43,7 +45,8 @@ export function probePath(nonce: string): string {
 
 /** Who makes this request: the peer, or whom a proxy that is trusted speaks for. */
 export function visitorOf(head: RequestHead, client: Client, trusted: readonly Network[]): Visitor {
-  const host = fieldValue(head.fields, "host") ?? "";
+  // In absolute-form the target counts, and Host means nothing (RFC 9112 section 3.2.2).
+  const host = absoluteAuthority(head) ?? fieldValue(head.fields, "host") ?? "";
   const member = cookie(head, STICKY_COOKIE);
   const { address, port, isSecure } = client;
   if (!isTrusted(address, trusted)) return { address, port, isSecure, host, member };
@@ -164,6 +167,7 @@ export class SiteVisit implements Destination {
   #begin(origin: string): void {
     this.origin = origin;
     this.#visit = this.#site.begin(origin);
+    this.way = this.#visit.way ?? this.way;
     // The visitor left meanwhile.
     if (this.#isSettled) this.#visit.end();
   }

@@ -88,10 +88,9 @@ export class Permissions {
       throw deniedName(target, "--deny-net names networks, and a later hop resolves this name");
     }
     if (this.#isGranted(target, user, agent)) return;
-    if (agent !== undefined && allow === undefined) {
-      if (!exposed) return;
+    if (agent !== undefined && exposed)
       throw deniedName(target, `an exposed server asks agents only for users that may`, GRANT_HINT);
-    }
+    if (agent !== undefined && allow === undefined) return;
     if (literal !== undefined) return this.checkAddress(literal, target, exposed);
     if (allow === undefined) {
       if (!exposed) return;

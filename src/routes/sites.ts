@@ -52,6 +52,7 @@ export interface Site {
 }
 
 export interface Visit {
+  readonly way: Way | undefined;
   /** Where connections to the origin are listed that wait for a further request. */
   readonly idle: Set<IdleConnection> | undefined;
   /** It is over. */
@@ -70,8 +71,8 @@ export interface Reached {
 export interface Sites {
   /** The site of a host (canonical, without port); undefined: it is none. Throws for one that is ours and not there. */
   find(host: string): Site | undefined;
-  /** True for names that lead to this server's own paths. */
-  isApex(host: string): boolean;
+  /** True for names that lead to this server's own paths; `exposed`: the request comes from outside. */
+  isApex(host: string, exposed: boolean): boolean;
 }
 
 /** What whoever asks for a site is told that there is not. */

@@ -11,6 +11,7 @@ import type { RequestHead } from "../wire/http1.ts";
 import { acceptFields } from "../wire/websocket-handshake.ts";
 import { DESTINATION_FIELD, parseGreeting, SECRET_FIELD, SERVER_ERROR, type WspRequest } from "../wire/wsp.ts";
 import type { AgentAccess } from "./agent-endpoint.ts";
+import { fullRights, type AgentRights } from "./agent-tokens.ts";
 import { closeWith, textAnswer, type ErrorStyle } from "./answers.ts";
 import {
   checkTarget,
@@ -114,6 +115,12 @@ export class WspPools {
     return promise;
   }
 
+  /** Tokens have changed: the connections of those that were taken back are closed. */
+  recheck(isGood: (digest: Uint8Array) => boolean): void {
+    const all = [...this.#pools.values()].flatMap(({ connections }) => [...connections]);
+    for (const connection of all) if (connection.digest !== undefined && !isGood(connection.digest)) connection.close();
+  }
+
   #trim(time: number): true {
     if (time - this.#trimmedAt < TRIM_MS) return true;
     this.#trimmedAt = time;
@@ -133,6 +140,8 @@ function firstIdle(connections: Set<PooledConnection>): PooledConnection | undef
 
 /** One connection of a wsp client, from its upgrade on. */
 class PooledConnection implements MessageSink {
+  /** Of its token. */
+  readonly digest: Uint8Array | undefined;
   readonly #pools: WspPools;
   readonly #live: LiveSet;
   readonly #context: RouteContext;
@@ -146,7 +155,14 @@ class PooledConnection implements MessageSink {
   #idleSince = now();
   #draining = false;
 
-  constructor(pools: WspPools, { context, client }: UpgradeRequest, stream: ByteStream, heartbeat: Heartbeat) {
+  constructor(
+    pools: WspPools,
+    { context, client }: UpgradeRequest,
+    stream: ByteStream,
+    heartbeat: Heartbeat,
+    digest: Uint8Array | undefined,
+  ) {
+    this.digest = digest;
     this.#pools = pools;
     this.#context = context;
     this.#live = context.live;
@@ -265,23 +281,24 @@ export class WspRegister implements Endpoint {
     const { head, client } = request;
     checkUpgrade(head);
     checkOrigin(head, []);
-    const isKnown = await this.#isKnown(request);
+    const known = await this.#identify(request);
     const stream = request.leave();
     if (stream === undefined) return;
-    if (!isKnown) return closeWith(stream, textAnswer({ status: SERVER_ERROR, text: "Invalid X-SECRET-KEY" }));
+    if (known === undefined)
+      return closeWith(stream, textAnswer({ status: SERVER_ERROR, text: "Invalid X-SECRET-KEY" }));
     stream.write(formatHead("HTTP/1.1 101 Switching Protocols", acceptFields(head, undefined)));
-    new PooledConnection(this.#pools, request, stream, this.#access.heartbeat);
+    new PooledConnection(this.#pools, request, stream, this.#access.heartbeat, known.digest);
     request.context.log.debug("wsp client connected", { peer: formatPeer(client) });
   }
 
-  async #isKnown({ head, client, exposed }: UpgradeRequest): Promise<boolean> {
+  async #identify({ head, client, exposed }: UpgradeRequest): Promise<AgentRights | undefined> {
     const { tokens, throttle } = this.#access;
-    if (tokens === undefined) return !exposed;
+    if (tokens === undefined) return exposed ? undefined : fullRights("no token");
     const rights = tokens.identify(fieldValue(head.fields, SECRET_FIELD.toLowerCase()) ?? "");
     // It dials whatever callers ask for: that is what an exit does.
-    if (rights?.isExit === true) return true;
+    if (rights?.isExit === true) return rights;
     await throttle.punish(client.address);
-    return false;
+    return undefined;
   }
 }
 
@@ -339,7 +356,7 @@ function wspWay(pools: WspPools, { limits }: RouteContext): Way {
         if (connection.isOpen) return connection.open();
       }
     },
-    ...{ resolvesHere: false, agent: "wsp", reason: `wsp within ${limits.connectMs} ms` },
+    ...{ resolvesHere: false, reason: `wsp within ${limits.connectMs} ms` },
   };
 }
 

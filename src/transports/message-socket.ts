@@ -55,7 +55,8 @@ export class MessageSocket implements Sink, FrameHandler, Watched {
     this.#reader = new FrameReader(this, { ...options, maxFrame: Number.MAX_SAFE_INTEGER, binaryOnly: false });
     this.#pulse = new Pulse(this, options.heartbeat);
     this.#pulse.start();
-    inner.attach(this);
+    // What came behind the handshake is for a sink that knows its socket.
+    queueMicrotask(() => inner.attach(this));
   }
 
   get isOpen(): boolean {

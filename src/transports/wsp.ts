@@ -350,8 +350,11 @@ class Answering implements Sink, MessageHandler<ResponseHead> {
   write(piece: Uint8Array, last: boolean): boolean {
     let goesOn = true;
     this.#missing -= piece.length;
-    if (last && this.#missing > 0)
+    if (this.#isOver) return true;
+    if (last && this.#missing > 0) {
       this.#fail(new SeikanError("peer-protocol", "the request's body is shorter than its ContentLength"));
+      return true;
+    }
     if (piece.length > 0) goesOn = this.#stream.write(this.#chunked ? chunk(piece) : new Uint8Array(piece));
     if (last && this.#chunked) goesOn = this.#stream.write(LAST_CHUNK);
     return goesOn;

@@ -80,12 +80,13 @@ export type Registration = v.InferOutput<typeof Registration>;
 const Health = v.object({ name: v.string(), healthy: v.boolean() });
 const Probe = v.object({ name: v.string(), nonce: v.pipe(v.string(), v.regex(/^[a-z0-9]{16,64}$/)) });
 
+/** A command line may be made of these: nothing but names, numbers and what stands between them. */
 const Place = v.object({
-  name: v.string(),
+  name: v.pipe(v.string(), v.regex(/^[a-z0-9-]{1,63}$/)),
   /** `https://web.tunnel.example.com`, `tcp://tunnel.example.com:5432`; none for private ones. */
-  url: v.optional(v.string()),
+  url: v.optional(v.pipe(v.string(), v.regex(/^(https?|tcp|udp):\/\/[\w.*:[\]-]{1,300}$/))),
   /** Host and port for programs: `tunnel.example.com:5432`, `db.agent.internal`. */
-  address: v.string(),
+  address: v.pipe(v.string(), v.regex(/^[\w.*:[\]-]{1,300}$/)),
 });
 
 const RegisteredShape = v.object({ exposures: v.array(Place), warnings: v.array(v.string()) });

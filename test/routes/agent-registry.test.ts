@@ -78,7 +78,7 @@ class Rig implements Disposable {
   constructor(changes: Partial<RegistrySettings> = {}, ports = new Ports()) {
     this.ports = ports;
     this.registry = new AgentRegistry({
-      ...{ domain: DOMAIN, publicOrigin: undefined, bindable: ports },
+      ...{ domain: DOMAIN, publicOrigin: undefined, servesOutside: false, bindable: ports },
       visit: (exposure, stream, peer) => {
         this.visits.push([exposure, peer]);
         stream.abort(new SeikanError("cancelled", "seen"));
@@ -423,22 +423,40 @@ describe("the site of a host", () => {
 
   test("may be one and the same for both", async () => {
     using rig = new Rig();
-    await rig.join("laptop", [{ kind: "http", name: "a", host: "a.test" }]);
-    await rig.join("other", [{ kind: "tls", name: "a", host: "a.test" }]);
-    expect(rig.servers("a.test")).toEqual(["laptop/a"]);
-    expect(rig.registry.passthrough("a.test")?.members[0]?.agent.name).toBe("other");
+    await rig.join("laptop", [{ kind: "http", name: "a", host: "a.example.net" }]);
+    expect(await refusal(rig.join("other", [{ kind: "tls", name: "a", host: "a.example.net" }]))).toContain(409);
+    await rig.join("third", [{ kind: "tls", name: "any", host: "*.example.net" }]);
+    expect(rig.servers("a.example.net")).toEqual(["laptop/a"]);
+    // Somebody's site is not for somebody else's wildcard, of whatever kind.
+    expect(rig.registry.passthrough("a.example.net")).toBeUndefined();
+    expect(rig.registry.passthrough("b.example.net")?.members[0]?.agent.name).toBe("third");
   });
 
   test("is where the server's own paths are not", () => {
-    const apexes = (domain: string | undefined, hosts: readonly string[]) => {
+    const apexes = (domain: string | undefined, exposed: boolean) => {
       using rig = new Rig({ domain });
-      return hosts.filter((host) => rig.registry.isApex(host));
+      return hosts.filter((host) => rig.registry.isApex(host, exposed));
     };
-    const hosts = ["localhost", "127.0.0.1", "2001:db8::1", DOMAIN, "web.tunnel.test", "web.localhost", "a.test"];
-    expect(apexes(DOMAIN, hosts)).toEqual(["localhost", "127.0.0.1", "2001:db8::1", DOMAIN]);
-    expect(apexes(undefined, hosts)).toEqual([
-      ...["localhost", "127.0.0.1", "2001:db8::1", DOMAIN, "web.tunnel.test", "a.test"],
-    ]);
+    const own = ["localhost", "127.0.0.1", "2001:db8::1"];
+    const hosts = [...own, DOMAIN, "web.tunnel.test", "web.localhost", "a.test"];
+    for (const exposed of [false, true]) expect(apexes(DOMAIN, exposed)).toEqual([...own, DOMAIN]);
+    // Nobody inside needs another name: it may be one that somebody made point here.
+    expect(apexes(undefined, false)).toEqual(own);
+    expect(apexes(undefined, true)).toEqual([...own, DOMAIN, "web.tunnel.test", "a.test"]);
+  });
+
+  test("of the server itself is nobody's, a wildcard above it neither", async () => {
+    using rig = new Rig();
+    const parent = `*.${DOMAIN.slice(DOMAIN.indexOf(".") + 1)}`;
+    for (const kind of ["http", "tls"] as const)
+      for (const host of [DOMAIN, parent, "localhost"])
+        expect(await refusal(rig.join("laptop", [{ kind, name: "a", host }]))).toContain(409);
+  });
+
+  test("of its own is for servers that know theirs, where they are reached from outside", async () => {
+    using rig = new Rig({ domain: undefined, servesOutside: true });
+    expect(await refusal(rig.join("laptop", [{ ...WEB, host: "tunnel.example.com" }]))).toContain(403);
+    await rig.join("laptop", [WEB]);
   });
 });
 
@@ -494,7 +512,7 @@ describe("a name that somebody has", () => {
         { ...WEB, name: "w", host: "a.example.org" },
         { ...WEB, name: "x", host: "*.a.example.org" },
       ],
-      { kind: "tls", name: "t", host: "*.example.org" },
+      { kind: "tls", name: "t", host: "*.other.example.org" },
     ] as ExposureSpec[]);
     expect(rig.exposures).toHaveLength(8);
   });

@@ -544,7 +544,12 @@ describe("--grant", () => {
       { target: "nas.lan:22", user: "bob", agent: "home" },
       "target-denied",
     ],
-    ["nothing beside --allow-net without a list", { allow: [] }, { target: "nas.lan:22", agent: "home" }, undefined],
+    [
+      "nothing beside --allow-net without a list",
+      { allow: [] },
+      { target: "nas.lan:22", agent: "home" },
+      "target-denied",
+    ],
   ];
   for (const [what, rules, question, code] of table) {
     const who = question.user ?? "nobody";
