@@ -24,6 +24,8 @@ import { noSuchSite, type Site, type Sites } from "./sites.ts";
 const AWAY_MS = 10 * 60_000;
 /** Hosts remembered for that. */
 const AWAY_HOSTS = 10_000;
+/** Nobody has it (RFC 6761): who may have it may have any host. */
+const ANY_HOST = "any.invalid";
 /** Free ports are looked for this often. */
 const PORT_TRIES = 50;
 
@@ -247,7 +249,9 @@ export class AgentRegistry implements Sites {
       if (spec.kind === "private") continue;
       if (this.#isOwn(nameIn(id)) || this.#coversOwn(nameIn(id)))
         throw new SeikanError("name-taken", `${nameIn(id)} is this server itself`);
-      if (hasHost && this.#settings.domain === undefined && this.#settings.servesOutside)
+      // Whoever listed hosts for a token knows which is the server's own.
+      const hasAny = rights.host(ANY_HOST);
+      if (hasHost && hasAny && this.#settings.domain === undefined && this.#settings.servesOutside)
         throw new SeikanError("not-granted", `this server has no --domain, so nobody may have the name ${name}`, {
           hints: ["it might be the server's own: start it with --domain"],
         });

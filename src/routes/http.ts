@@ -137,7 +137,8 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       if (site !== undefined) return void this.#visit(site, head);
     }
     const isOrigin = path !== undefined || head.target === "*";
-    if (isOrigin && this.context.sites !== undefined && !isForServer(this.context.sites, head, isExposed)) {
+    const { sites } = this.context;
+    if (isOrigin && sites !== undefined && endpoint?.checksHost !== true && !isForServer(sites, head, isExposed)) {
       return this.#fail(noSuchSite(hostOf(head) ?? ""), head, siteErrorStyle(head));
     }
     const gateway = path === undefined ? undefined : this.context.gateways.find((one) => one.matches(path));

@@ -30,6 +30,7 @@ export interface WebSocketAccess {
  */
 export class WebSocketBridge implements Endpoint {
   readonly protocol = "websocket";
+  readonly checksHost = true;
   readonly #route: WebSocketRoute;
   readonly #access: WebSocketAccess;
 

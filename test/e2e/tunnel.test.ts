@@ -299,7 +299,7 @@ describe("the endpoint of serve, asked by hand", () => {
   }
 
   test("a plain GET is told 426 and what to upgrade to", async () => {
-    const { status, values, body } = await answerTo(server.port, "GET /-/tunnel HTTP/1.1\r\nHost: x\r\n\r\n");
+    const { status, values, body } = await answerTo(server.port, "GET /-/tunnel HTTP/1.1\r\nHost: localhost\r\n\r\n");
     expect(status).toBe(426);
     expect(values("upgrade")).toEqual(["websocket"]);
     expect(body).toContain("asks for no upgrade");
