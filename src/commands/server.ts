@@ -232,7 +232,7 @@ export class Server {
 
   /** What is never dialled for anybody: our listeners, and the ports that agents have here. */
   *#ownTargets(): Generator<TcpTarget> {
-    yield* this.#own;
+    for (const own of this.#own) yield own;
     for (const address of this.#agents.registry.boundAddresses) {
       const target = parseAuthority(address);
       if (target !== undefined) yield target;
