@@ -21,7 +21,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = Object.assign(Object.create(nu
     load: async () => (await import("../commands/connect.ts")).connectCommand as unknown as Command,
   },
   serve: {
-    summary: "Be a proxy and the far end of tunnels: CONNECT, http://, SOCKS, UDP and WebSockets on one port",
+    summary: "Be a proxy, the far end of tunnels and the public side of agents, on one port",
     load: async () => (await import("../commands/serve.ts")).serveCommand as unknown as Command,
   },
   agent: {

@@ -7,7 +7,8 @@ import { Server } from "./server.ts";
 
 export const serveCommand: Command<typeof SERVE_OPTIONS> = {
   name: "serve",
-  summary: "Be a proxy and the far end of tunnels: CONNECT, http:// forwarding, SOCKS, UDP and WebSockets on one port.",
+  summary:
+    "Be a proxy, the far end of tunnels and the public side of agents: CONNECT, http:// forwarding, SOCKS, UDP, WebSockets and sites on one port.",
   usage: "[OPTIONS]",
   description:
     "Listens on 127.0.0.1:8080 unless told otherwise. A listener that other machines can reach needs users (--auth, --auth-file) or --no-auth, and dials public addresses only unless --allow-net says more.",
@@ -20,6 +21,10 @@ export const serveCommand: Command<typeof SERVE_OPTIONS> = {
     {
       does: "The far end of seikan connect --via wss://ci:TOKEN@tunnel.example.com",
       line: "seikan serve -l https://0.0.0.0:443 --tls-cert c.pem --tls-key k.pem --auth ci:TOKEN",
+    },
+    {
+      does: "A tunnel server for agents: they become NAME.tunnel.example.com (seikan token makes tokens)",
+      line: "seikan serve -l https://0.0.0.0:443 --tls-cert c.pem --tls-key k.pem --domain tunnel.example.com --tokens tokens.toml",
     },
     { does: "A WebSocket that leads to a VNC server", line: "seikan serve --ws-route /vnc=127.0.0.1:5900" },
     { does: "Send some hosts through another proxy", line: "seikan serve --route '*.corp=http://proxy.corp:3128'" },
