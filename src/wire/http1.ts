@@ -160,6 +160,7 @@ abstract class MessageReader<Head extends { framing: Framing }> {
 
   #slice(bytes: Buffer, from: number, to: number): { done: boolean; upgradedAt: number | undefined } {
     const input = from === 0 && to === bytes.length ? bytes : bytes.subarray(from, to);
+    if (this.#state === "body" && typeof this.#remaining === "number") return this.#countBody(input);
     const parser = (this.#parser ??= takeParser(this.#kind, this.lenience(), this.#limits.bytes));
     parser.mode = this;
     this.#fresh = false;
@@ -171,6 +172,15 @@ abstract class MessageReader<Head extends { framing: Framing }> {
     if (!parser.complete) return { done: false, upgradedAt: undefined };
     this.#complete(parser.extra);
     return { done: true, upgradedAt: taken < input.length ? taken : undefined };
+  }
+
+  /** A body of known length needs no parser: the slice is no longer than it. */
+  #countBody(input: Buffer): { done: boolean; upgradedAt: undefined } {
+    this.#remaining = (this.#remaining as number) - input.length;
+    this.#handler.onBody(input);
+    const done = this.#remaining === 0;
+    if (done) this.#complete([]);
+    return { done, upgradedAt: undefined };
   }
 
   #countHead(input: Buffer): void {
