@@ -1,22 +1,23 @@
-import {
-  canonicalHost,
-  formatHostPort,
-  isLoopbackHost,
-  isPrivateName,
-  parseIp,
-  privateLabel,
-  privateName,
-  tcpTarget,
-} from "../core/address.ts";
+import { canonicalHost, isLoopbackHost, isPrivateName, parseIp, privateLabel, tcpTarget } from "../core/address.ts";
 import { now } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { DialOptions, Dialer, Listener, Peer } from "../transports/transport.ts";
-import type { ExposedAt, ExposureSpec, Registered, Registration } from "../wire/registration.ts";
+import type { ExposureSpec, Registered, Registration } from "../wire/registration.ts";
 import { ConnectedAgent, type AgentLine } from "./agent.ts";
 import { notGranted, type AgentRights } from "./agent-tokens.ts";
 import type { Client } from "./context.ts";
 import { away, Exposure, Member } from "./exposure.ts";
+import {
+  describe,
+  hostName,
+  nameIn,
+  namesFor,
+  placeOf,
+  warningsFor,
+  type PublicOrigin,
+  type Visible,
+} from "./exposure-places.ts";
 import type { Way } from "./route-table.ts";
 import { noSuchSite, type Site, type Sites } from "./sites.ts";
 
@@ -33,7 +34,7 @@ export interface RegistrySettings {
   /** Sites are named below it; without one below `localhost`. */
   readonly domain: string | undefined;
   /** How visitors reach this server, where that differs from how agents do. */
-  readonly publicOrigin: { readonly scheme: "http" | "https"; readonly port: number | undefined } | undefined;
+  readonly publicOrigin: PublicOrigin | undefined;
   /** Ports that agents may have, best first for port 0. */
   readonly bindable: BindablePorts;
   /** It can be reached from outside. */
@@ -347,9 +348,14 @@ export class AgentRegistry implements Sites {
     agent.addLine(line);
     this.#join(agent, exposures);
     return {
-      exposures: exposures.map(({ exposure, spec }) => this.#place(exposure, spec, asked.server, client)),
-      warnings: this.#warnings(asked),
+      exposures: exposures.map(({ exposure, spec }) => placeOf(exposure.id, spec, this.#visible(asked.server, client))),
+      warnings: warningsFor(asked, this.#settings.domain),
     };
+  }
+
+  #visible(server: string, client: Client): Visible {
+    const { domain, publicOrigin } = this.#settings;
+    return { domain, publicOrigin, server, isSecure: client.isSecure };
   }
 
   /** Finds or makes each exposure, its port included; on a failure it closes what it opened. */
@@ -445,37 +451,6 @@ export class AgentRegistry implements Sites {
     if (this.#left.size >= AWAY_HOSTS) this.#left.clear();
     this.#left.set(exposure.id.slice(5), now());
   }
-
-  // --- what the agent is told -----------------------------------------------------
-
-  #place({ id }: Exposure, spec: ExposureSpec, server: string, client: Client): ExposedAt {
-    const reached = /^(wss?):\/\/(\[[^\]]+\]|[^:/]+)(?::(\d+))?/.exec(server);
-    const origin = this.#settings.publicOrigin ?? {
-      scheme: reached?.[1] === "wss" || (reached === null && client.isSecure) ? "https" : "http",
-      port: reached?.[3] === undefined ? undefined : Number(reached[3]),
-    };
-    const { name, kind } = spec;
-    if (kind === "private") return { name, url: undefined, address: privateName(name) };
-    if (kind === "tcp" || kind === "udp") {
-      const host = this.#settings.domain ?? reached?.[2]?.replace(/^\[(.*)\]$/, "$1") ?? "localhost";
-      const address = formatHostPort(host, spec.port ?? 0);
-      return { name, url: `${kind}://${address}`, address };
-    }
-    const host = id.slice(id.indexOf(":") + 1);
-    const scheme = kind === "tls" ? "https" : origin.scheme;
-    const standard = scheme === "https" ? 443 : 80;
-    const port = origin.port ?? standard;
-    const url = `${scheme}://${port === standard ? host : `${host}:${port}`}`;
-    return { name, url, address: formatHostPort(host, port) };
-  }
-
-  #warnings({ server, exposures }: Registration): string[] {
-    const host = canonicalHost(/^wss?:\/\/(\[[^\]]+\]|[^:/]+)/.exec(server)?.[1] ?? "") ?? "localhost";
-    const isLocal = isLoopbackHost(host);
-    const needsDomain = exposures.some(({ kind, host: own }) => kind === "http" && own === undefined);
-    if (this.#settings.domain !== undefined || isLocal || !needsDomain) return [];
-    return ["the server has no --domain, so its sites are names below localhost there and work on that machine only"];
-  }
 }
 
 interface Wanted {
@@ -493,26 +468,6 @@ interface Rival {
 interface Opened {
   readonly exposure: Exposure;
   readonly spec: ExposureSpec;
-}
-
-/** A host of an exposure: a whole name, or `*.` and one. */
-function hostName(text: string): string {
-  const isWild = text.startsWith("*.");
-  const host = canonicalHost(isWild ? text.slice(2) : text);
-  if (host === undefined || parseIp(host) !== undefined || !/^[a-z0-9.-]+$/.test(host))
-    throw new SeikanError("bad-request", `"${text}" is no host name`);
-  return isWild ? `*.${host}` : host;
-}
-
-/** The names a host goes by: its own, then each wildcard above it, the longest first. */
-function* namesFor(host: string): Generator<string> {
-  yield host;
-  for (let dot = host.indexOf("."); dot >= 0; dot = host.indexOf(".", dot + 1)) yield `*${host.slice(dot)}`;
-}
-
-/** What stands behind the kind of an id. */
-function nameIn(id: string): string {
-  return id.slice(id.indexOf(":") + 1);
 }
 
 function withPort(spec: ExposureSpec): ExposureSpec {
@@ -533,14 +488,6 @@ function checkDistinct(wanted: readonly Wanted[]): void {
     names.add(spec.name);
     places.add(id);
   }
-}
-
-function describe(id: string): string {
-  const at = id.indexOf(":");
-  const kind = id.slice(0, at);
-  const rest = id.slice(at + 1);
-  if (kind !== "tcp" && kind !== "udp") return rest;
-  return rest === "0" ? `every ${kind} port` : `${kind} port ${rest}`;
 }
 
 function taken({ what, isName }: Rival): SeikanError {

@@ -337,7 +337,7 @@ export class WspGateway implements Gateway {
     const place = url === undefined ? undefined : placeOf(url);
     if (place === undefined)
       throw new SeikanError("bad-request", `Unable to parse ${DESTINATION_FIELD}: it names no URL`);
-    const way = wspWay(this.#pools, context);
+    const way = wspWay(this.#pools);
     checkTarget(context, place.target, way, asker);
     const why = this.#pools.limits.forbids({ method: head.method, url: url!, fields: head.fields, length: 0 });
     if (why !== undefined) throw new SeikanError("target-denied", why);
@@ -345,7 +345,7 @@ export class WspGateway implements Gateway {
   }
 }
 
-function wspWay(pools: WspPools, { limits }: RouteContext): Way {
+function wspWay(pools: WspPools): Way {
   return {
     hops: [{ scheme: "agent", proxy: tcpTarget("wsp", 0), path: "", secret: undefined }],
     ...{ httpProxy: undefined, tunnels: [], probe: () => Promise.resolve() },
@@ -356,7 +356,7 @@ function wspWay(pools: WspPools, { limits }: RouteContext): Way {
         if (connection.isOpen) return connection.open();
       }
     },
-    ...{ resolvesHere: false, reason: `wsp within ${limits.connectMs} ms` },
+    ...{ resolvesHere: false, reason: "wsp" },
   };
 }
 
