@@ -7,7 +7,8 @@ import { AgentTokens, parsePortRange, type PortRange } from "../routes/agent-tok
 import type { Endpoint, Gateway } from "../routes/context.ts";
 import type { Exposure } from "../routes/exposure.ts";
 import { Throttle } from "../routes/throttle.ts";
-import { WspGateway, WspPools, WspRegister, WspStatus } from "../routes/wsp.ts";
+import { WspGateway, WspRegister, WspStatus } from "../routes/wsp.ts";
+import { WspPools } from "../routes/wsp-pools.ts";
 import { listen } from "../transports/tcp.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
 import { heartbeatEvery } from "../transports/pulse.ts";
