@@ -11,8 +11,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   platform: ["core"],
   transports: ["wire", "core"],
   routes: ["transports", "wire", "core"],
-  commands: ["routes", "transports", "platform", "wire", "core"],
-  cli: ["commands", "routes", "transports", "platform", "wire", "core"],
+  config: ["core"],
+  services: ["transports", "platform", "wire", "core"],
+  commands: ["config", "routes", "services", "transports", "platform", "wire", "core"],
+  cli: ["commands", "config", "routes", "transports", "platform", "wire", "core"],
   // src/main.ts
   ".": ["cli", "commands", "routes", "transports", "platform", "wire", "core"],
 };

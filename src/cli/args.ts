@@ -1,7 +1,7 @@
 import { parseArgs } from "node:util";
-import { SeikanError, usageError } from "../core/errors.ts";
+import { usageError, type SeikanError } from "../core/errors.ts";
 import type { OptionSpec, OptionSpecs } from "../core/options.ts";
-import { suggest } from "./suggest.ts";
+import { suggest } from "../core/suggest.ts";
 
 /** A command line, split at the first `--`. */
 export interface SplitLine {
@@ -35,7 +35,7 @@ export function parseWords(words: readonly string[], specs: OptionSpecs): Parsed
     if (token.kind === "positional") positionals.push({ text: token.value, index: token.index });
     if (token.kind !== "option") continue;
     const spec = Object.hasOwn(specs, token.name) ? specs[token.name] : undefined;
-    if (spec === undefined) throw unknownOption(token.rawName, specs);
+    if (spec === undefined || spec.kind === "section") throw unknownOption(token.rawName, specs);
     given.set(token.name, [...(given.get(token.name) ?? []), givenValue(spec, token)]);
   }
   return { positionals, given };
@@ -73,59 +73,15 @@ function givenValue(spec: OptionSpec<unknown>, token: OptionToken): string {
   return value;
 }
 
+function optionNames(specs: OptionSpecs): string[] {
+  return Object.keys(specs).filter((name) => specs[name]!.kind !== "section");
+}
+
 function unknownOption(rawName: string, specs: OptionSpecs): SeikanError {
   const name = rawName.replace(/^-+/, "");
-  const close = rawName.startsWith("--") ? suggest(name, Object.keys(specs)) : undefined;
+  const close = rawName.startsWith("--") ? suggest(name, optionNames(specs)) : undefined;
   return usageError(
     `unknown option ${rawName}`,
     close === undefined ? "--help lists the options" : `did you mean --${close}?`,
   );
-}
-
-/** The environment variable of an option. */
-export function variableOf(name: string): string {
-  return `SEIKAN_${name.replaceAll("-", "_").toUpperCase()}`;
-}
-
-/** Values by name: command line over environment over default. */
-export function resolveValues(
-  specs: OptionSpecs,
-  given: ReadonlyMap<string, readonly string[]>,
-  env: Readonly<Record<string, string | undefined>>,
-): Record<string, unknown> {
-  const values: Record<string, unknown> = {};
-  for (const [name, spec] of Object.entries(specs)) {
-    const words = given.get(name);
-    const variable = variableOf(name);
-    const fromEnv = words === undefined ? env[variable] : undefined;
-    const source = fromEnv === undefined ? `--${name}` : variable;
-    values[name] = resolveOne(spec, words ?? envWords(spec, fromEnv), source);
-  }
-  return values;
-}
-
-function envWords(spec: OptionSpec<unknown>, text: string | undefined): readonly string[] | undefined {
-  if (text === undefined || text === "") return undefined;
-  if (spec.kind !== "list") return [text];
-  return text
-    .split(spec.separator ?? ",")
-    .map((word) => word.trim())
-    .filter((word) => word !== "");
-}
-
-function resolveOne(spec: OptionSpec<unknown>, words: readonly string[] | undefined, source: string): unknown {
-  const parse = (word: string) => parseFor(spec, word, source);
-  if (spec.kind === "list") return (words ?? []).map(parse);
-  const last = words?.at(-1) ?? spec.default;
-  if (last !== undefined) return parse(last);
-  return spec.kind === "flag" ? false : undefined;
-}
-
-function parseFor(spec: OptionSpec<unknown>, word: string, source: string): unknown {
-  try {
-    return spec.parse(word);
-  } catch (error) {
-    if (error instanceof SeikanError) throw usageError(`${source}: ${error.message}`, ...error.hints);
-    throw error;
-  }
 }

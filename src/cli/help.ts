@@ -1,7 +1,7 @@
 import { GLOBAL_OPTIONS, type Command } from "../commands/command.ts";
 import { OUTCOMES } from "../core/errors.ts";
 import type { OptionSpec, OptionSpecs } from "../core/options.ts";
-import { variableOf } from "./args.ts";
+import { variableOf } from "../config/resolve.ts";
 import { painter, type Paint } from "./terminal.ts";
 
 export interface HelpStyle {
@@ -69,10 +69,14 @@ export function renderCommandHelp(command: Command, style: HelpStyle): string {
     const specs = Object.fromEntries(Object.entries(all).filter(([, spec]) => spec.group === group));
     lines.push("", paint("bold", group), ...optionRows(specs, style, paint));
   }
+  const section =
+    command.section === undefined
+      ? ""
+      : ` And from the configuration file: connect-timeout = "10s" in [${command.section}]; seikan config --help tells which file.`;
   lines.push(
     "",
     ...wrap(
-      "Every option can also come from the environment: --connect-timeout as SEIKAN_CONNECT_TIMEOUT.",
+      `Every option can also come from the environment: --connect-timeout as SEIKAN_CONNECT_TIMEOUT.${section}`,
       style.width,
     ),
   );
@@ -90,6 +94,7 @@ function optionRows(specs: OptionSpecs, style: HelpStyle, paint: Paint): string[
 }
 
 function optionLabel(name: string, spec: OptionSpec<unknown>): string {
+  if (spec.kind === "section") return `    [${spec.section?.name}.NAME]`;
   const short = spec.short === undefined ? "    " : `-${spec.short}, `;
   if (spec.metavar === undefined) return `${short}--${name}`;
   return spec.bare === undefined ? `${short}--${name} ${spec.metavar}` : `${short}--${name}[=${spec.metavar}]`;
@@ -98,6 +103,7 @@ function optionLabel(name: string, spec: OptionSpec<unknown>): string {
 function optionText(name: string, spec: OptionSpec<unknown>): string {
   const notes: string[] = [];
   if (spec.default !== undefined) notes.push(`[default: ${spec.default === "0" ? "off" : spec.default}]`);
+  if (spec.kind === "section") notes.push("[configuration file only]");
   if (spec.kind === "list") notes.push("[repeatable]");
   if (spec.secret) notes.push(`[env: ${variableOf(name)}]`);
   return [spec.help, ...notes].join(" ");

@@ -1,5 +1,5 @@
-import { toSeikanError, type SeikanError } from "../core/errors.ts";
-import { escapeControls, painter, usesColor, writeTo } from "./terminal.ts";
+import { toSeikanError, type Mistake, type SeikanError } from "../core/errors.ts";
+import { escapeControls, painter, usesColor, writeTo, type Paint } from "./terminal.ts";
 
 type Env = Readonly<Record<string, string | undefined>>;
 
@@ -12,16 +12,31 @@ export function report(thrown: unknown, env: Env, json: boolean): number {
 
 function asJson(error: SeikanError): string {
   const { code, message, hints } = error;
-  return JSON.stringify({ event: "error", time: new Date().toISOString(), error: { code, message, hints } });
+  const mistakes = error.mistakes.map(({ line, column, message: what, hint }) => ({
+    line,
+    column,
+    message: what,
+    hint,
+  }));
+  const described = { code, message, hints, ...(mistakes.length > 0 && { mistakes }) };
+  return JSON.stringify({ event: "error", time: new Date().toISOString(), error: described });
 }
 
 function asText(error: SeikanError, env: Env): string {
   const paint = painter(usesColor(2, env));
   const lines = [`seikan: ${paint("red", "error:")} ${escapeControls(error.message)}`];
+  for (const mistake of error.mistakes) lines.push("", ...mistakeLines(mistake, paint));
   for (const hint of error.hints) lines.push(`  ${paint("cyan", "hint:")} ${escapeControls(hint)}`);
   // A bug: whoever reports it needs the place.
   if (error.code === "internal" && error.cause instanceof Error && error.cause.stack !== undefined) {
     lines.push(paint("dim", error.cause.stack));
   }
   return `${lines.join("\n")}\n`;
+}
+
+function mistakeLines({ line, column, message, hint, frame }: Mistake, paint: Paint): string[] {
+  const place = line === undefined ? "" : `${line}:${column}: `;
+  const advice = hint === undefined ? "" : `: ${escapeControls(hint)}`;
+  const code = frame.map((text) => paint(text.startsWith(">") ? "bold" : "dim", `  ${escapeControls(text)}`));
+  return [`${paint("cyan", place)}${escapeControls(message)}${advice}`, ...code];
 }

@@ -2,10 +2,12 @@ import { defineCommand, runCommand, type CommandDef } from "citty";
 import { GLOBAL_OPTIONS, type Command, type CommandIo, type Invocation } from "../commands/command.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
 import type { OptionSpecs } from "../core/options.ts";
-import { parseWords, resolveValues, splitTail, variableOf, type ParsedWords } from "./args.ts";
+import { lookUpConfig, type LookUp } from "../config/look-up.ts";
+import { resolveValues, variableOf, type Resolved } from "../config/resolve.ts";
+import { parseWords, splitTail, type ParsedWords } from "./args.ts";
 import { renderCommandHelp, renderExitCodes, renderRootHelp, type HelpStyle } from "./help.ts";
 import { createLogger, type LogFormat } from "./log.ts";
-import { suggest } from "./suggest.ts";
+import { suggest } from "../core/suggest.ts";
 import { escapeControls, painter, terminalWidth, usesColor, writeTo } from "./terminal.ts";
 import { versionJson, versionLine } from "./version.ts";
 
@@ -28,6 +30,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = Object.assign(Object.create(nu
     summary: "Expose what only this machine can reach, through a seikan serve elsewhere",
     load: async () => (await import("../commands/agent.ts")).agentCommand as unknown as Command,
   },
+  config: {
+    summary: "Check the configuration file, print what is in force and why, or its schema",
+    load: async () => (await import("../commands/config.ts")).configCommand as unknown as Command,
+  },
   token: {
     summary: "Make a token for agents, and what a server stores of it",
     load: async () => (await import("../commands/token.ts")).tokenCommand as unknown as Command,
@@ -46,11 +52,12 @@ export async function run(argv: readonly string[], env: Env): Promise<number> {
   const { command, rest } = found;
   if (rest.some((word) => word === "--help" || word === "-h")) return print(renderCommandHelp(command, helpStyle(env)));
   const parsed = parseWords(rest, specsOf(command));
-  const invocation = toInvocation(command, rest, parsed, tail, env);
-  const outcome = await runCommand(cittyCommand(command), {
-    rawArgs: [],
-    data: { invocation, io: createIo(command, invocation, env) },
-  });
+  checkLine(command, rest, parsed, tail);
+  const lookUp = lookUpFor(command, parsed, env);
+  const invocation = await readInvocation(command, parsed, tail, env, lookUp);
+  const io = createIo(command, invocation, env);
+  tellConfig(lookUp, io);
+  const outcome = await runCommand(cittyCommand(command), { rawArgs: [], data: { invocation, io } });
   return outcome.result as number;
 }
 
@@ -133,21 +140,58 @@ function unexpectedArgument(
   return usageError(`unexpected argument ${JSON.stringify(text)}`, hint);
 }
 
-function toInvocation(
+function checkLine(
   command: Command,
   words: readonly string[],
   parsed: ParsedWords,
   tail: readonly string[] | undefined,
-  env: Env,
-): Invocation<OptionSpecs> {
-  const positionals = parsed.positionals.map(({ text }) => text);
+): void {
   const unexpected = parsed.positionals[command.positionals];
   if (unexpected !== undefined) throw unexpectedArgument(command, unexpected, words);
   if (tail !== undefined && !command.tail) throw usageError(`seikan ${command.name} runs no command behind --`);
   if (tail !== undefined && tail.length === 0) throw usageError("there is no command behind --");
-  const values = resolveValues(specsOf(command), parsed.given, env);
-  const sourceOf = (name: string) => (parsed.given.has(name) ? `--${name}` : variableOf(name));
-  return { values: values as Invocation<OptionSpecs>["values"], positionals, tail, sourceOf };
+}
+
+function lookUpFor({ section, readsProject }: Command, { given }: ParsedWords, env: Env): LookUp {
+  if (section === undefined) return { found: undefined, passedOver: undefined };
+  const named = given.get("config")?.at(-1) ?? env[variableOf("config")];
+  return lookUpConfig({ named, readsProject: readsProject ?? false, env, cwd: process.cwd() });
+}
+
+/** With what command line, environment and configuration file say; the file as it is by now. */
+async function readInvocation(
+  command: Command,
+  parsed: ParsedWords,
+  tail: readonly string[] | undefined,
+  env: Env,
+  lookUp: LookUp,
+): Promise<Invocation<OptionSpecs>> {
+  const path = lookUp.found?.path;
+  const resolved = await resolve(command, parsed, env, path);
+  const reread = () => readInvocation(command, parsed, tail, env, lookUp);
+  return {
+    values: resolved.values as Invocation<OptionSpecs>["values"],
+    positionals: parsed.positionals.map(({ text }) => text),
+    tail,
+    sourceOf: (name) => resolved.sources.get(name)!.name,
+    config: path === undefined ? undefined : { path, reread },
+  };
+}
+
+async function resolve(command: Command, parsed: ParsedWords, env: Env, path: string | undefined): Promise<Resolved> {
+  const specs = specsOf(command);
+  if (path === undefined) return resolveValues(specs, parsed.given, env);
+  const { ConfigFile } = await import("../config/file.ts");
+  const file = await new ConfigFile(path).read({ section: command.section!, specs }, env);
+  return resolveValues(specs, parsed.given, env, file);
+}
+
+/** A file that was not asked for is named, used or not. */
+function tellConfig({ found, passedOver }: LookUp, { log }: CommandIo): void {
+  if (passedOver !== undefined)
+    log.warn(`${passedOver.path} is not read: ${passedOver.why}`, { hint: `--config ${passedOver.path} reads it` });
+  if (found === undefined) return;
+  log[found.kind === "project" ? "info" : "debug"](`configuration: ${found.path}`);
 }
 
 function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: Env): CommandIo {

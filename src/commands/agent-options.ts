@@ -36,7 +36,7 @@ export const AGENT_OPTIONS = {
     parse: text,
     help: "What the server asks agents for; better in SEIKAN_TOKEN, where other users cannot see it",
   }),
-  "token-file": value({ group: "Server", metavar: "FILE", parse: text, help: "The same, in a file" }),
+  "token-file": value({ group: "Server", metavar: "FILE", isPath: true, parse: text, help: "The same, in a file" }),
   protocol: value({
     group: "Server",
     metavar: "NAME",
@@ -47,6 +47,7 @@ export const AGENT_OPTIONS = {
   "wsp-config": value({
     group: "Server",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "A configuration file of wsp's client (YAML): targets, pool sizes, secret key, rules",
   }),

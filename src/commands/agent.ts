@@ -31,6 +31,7 @@ export const agentCommand: Command<typeof AGENT_OPTIONS> = {
     },
   ],
   options: AGENT_OPTIONS,
+  section: "agent",
   positionals: 16,
   tail: true,
   defaultLogLevel: ({ tail }) => (tail === undefined ? "info" : "warn"),

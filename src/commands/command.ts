@@ -9,8 +9,10 @@ import {
   type OptionSpecs,
   type ValuesOf,
 } from "../core/options.ts";
+import { usageError } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
 import { parsePattern, type Pattern } from "../core/pattern.ts";
+import { parseHop } from "../transports/chain.ts";
 
 /** A subcommand as data; `cli/` turns it into parser, help and exit code. */
 export interface Command<S extends OptionSpecs = OptionSpecs> {
@@ -21,6 +23,10 @@ export interface Command<S extends OptionSpecs = OptionSpecs> {
   readonly description: string;
   readonly examples: readonly Example[];
   readonly options: S;
+  /** Its section of the configuration file; undefined: it reads none. */
+  readonly section?: string;
+  /** It also reads a `seikan.toml` of the project it is started in. */
+  readonly readsProject?: boolean;
   /** How many positional arguments there may be. */
   readonly positionals: number;
   /** `-- COMMAND…` is allowed. */
@@ -43,8 +49,17 @@ export interface Invocation<S extends OptionSpecs> {
   readonly positionals: readonly string[];
   /** Everything behind `--`, untouched. */
   readonly tail: readonly string[] | undefined;
-  /** Where an option's value came from: `--via`, or `SEIKAN_VIA`. */
+  /** Where an option's value came from: `--via`, `SEIKAN_VIA`, or `via in seikan.toml`. */
   readonly sourceOf: (option: keyof S & string) => string;
+  /** The configuration file, where there is one. */
+  readonly config: UsedConfig<S> | undefined;
+}
+
+/** The configuration file of a run. */
+export interface UsedConfig<S extends OptionSpecs> {
+  readonly path: string;
+  /** With what the file says by now. Rejects when it is broken. */
+  reread(): Promise<Invocation<S>>;
 }
 
 /** What a command may touch of the outside. */
@@ -71,6 +86,12 @@ const GENERAL = "General";
 
 /** Understood by every command, before or after its name. */
 export const GLOBAL_OPTIONS = {
+  config: value({
+    group: GENERAL,
+    metavar: "FILE",
+    parse: text,
+    help: "Read this configuration file instead of those that seikan looks for (seikan config --help)",
+  }),
   "log-level": value({
     group: GENERAL,
     metavar: "LEVEL",
@@ -96,6 +117,7 @@ export const GLOBAL_OPTIONS = {
   "ready-file": value({
     group: GENERAL,
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Write a JSON file once everything is ready; removed at exit",
   }),
@@ -114,7 +136,7 @@ export const REACH_OPTIONS = {
     metavar: "URL",
     separator: " ",
     secret: true,
-    parse: text,
+    parse: hop,
     help: "Go through this hop: http, https, socks5, socks5h or socks4a for proxies, ws or wss for the tunnel of a seikan serve, ws+raw or wss+raw for a plain WebSocket bridge, or direct; repeat it for a chain, first hop first",
   }),
   route: list({
@@ -122,8 +144,13 @@ export const REACH_OPTIONS = {
     metavar: "PATTERN=HOPS",
     separator: " ",
     secret: true,
-    parse: text,
+    parse: rule,
     help: "Send some targets another way: direct, or hop URLs with commas; PATTERN is a host, *.host, host:port, :port or CIDR",
+    section: {
+      name: "route",
+      entry: (v) => v.union([v.string(), v.array(v.string())], "expected a hop, or a list of hops"),
+      read: (pattern, hops: string | readonly string[]) => rule(`${pattern}=${[hops].flat().join(",")}`),
+    },
   }),
   resolve: list({
     group: "Route",
@@ -143,6 +170,7 @@ export const REACH_OPTIONS = {
   "proxy-auth-file": value({
     group: "Proxy",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Credentials for the first proxy whose URL has none: USER:PASS, or a whole value such as Bearer TOKEN",
   }),
@@ -164,16 +192,18 @@ export const REACH_OPTIONS = {
   "proxy-cacert": value({
     group: "Proxy",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Also trust these authorities (PEM) for https:// proxies",
   }),
   "proxy-cert": value({
     group: "Proxy",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Client certificate (PEM) for https:// proxies",
   }),
-  "proxy-key": value({ group: "Proxy", metavar: "FILE", parse: text, help: "Its key" }),
+  "proxy-key": value({ group: "Proxy", metavar: "FILE", isPath: true, parse: text, help: "Its key" }),
   "proxy-insecure": flag({ group: "Proxy", help: "Accept any certificate from https:// proxies" }),
   "connect-timeout": value({
     group: "Limits",
@@ -217,6 +247,24 @@ export const REACH_OPTIONS = {
     help: "After SIGTERM, wait this long for connections to finish",
   }),
 } as const satisfies OptionSpecs;
+
+/** Throws unless it is a hop; hops are made where all of them are known. */
+function hop(input: string): string {
+  parseHop(text(input));
+  return input;
+}
+
+function rule(input: string): string {
+  const at = input.indexOf("=");
+  if (at < 1)
+    throw usageError(
+      "expected PATTERN=direct or PATTERN=URL,URL",
+      "for example --route '*.corp=http://proxy.corp:3128'",
+    );
+  parsePattern(input.slice(0, at));
+  for (const one of input.slice(at + 1).split(",")) hop(one.trim());
+  return input;
+}
 
 /** A list of targets, with commas. */
 export function patterns(input: string): Pattern[] {

@@ -42,11 +42,18 @@ export const CONNECT_OPTIONS = {
   cacert: value({
     group: "TLS to the target",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Also trust these authorities (PEM)",
   }),
-  cert: value({ group: "TLS to the target", metavar: "FILE", parse: text, help: "Client certificate (PEM)" }),
-  key: value({ group: "TLS to the target", metavar: "FILE", parse: text, help: "Its key" }),
+  cert: value({
+    group: "TLS to the target",
+    metavar: "FILE",
+    isPath: true,
+    parse: text,
+    help: "Client certificate (PEM)",
+  }),
+  key: value({ group: "TLS to the target", metavar: "FILE", isPath: true, parse: text, help: "Its key" }),
   insecure: flag({ group: "TLS to the target", help: "Accept any certificate" }),
   "pin-sha256": list({
     group: "TLS to the target",

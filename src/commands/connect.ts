@@ -46,6 +46,7 @@ export const connectCommand: Command<typeof CONNECT_OPTIONS> = {
     { does: "Which way would it take?", line: "seikan connect example.com:443 --dry-run" },
   ],
   options: CONNECT_OPTIONS,
+  section: "connect",
   positionals: 2,
   tail: true,
   defaultLogLevel: ({ values, tail }) => (values.listen.length > 0 && tail === undefined ? "info" : "warn"),

@@ -121,11 +121,6 @@ export class Reach {
 
   #rule(text: string): RouteRule {
     const at = text.indexOf("=");
-    if (at < 1)
-      throw usageError(
-        "--route: expected PATTERN=direct or PATTERN=URL,URL",
-        "for example --route '*.corp=http://proxy:3128'",
-      );
     const pattern = parsePattern(text.slice(0, at));
     return { pattern, hops: this.#hops(text.slice(at + 1).split(","), "--route") };
   }

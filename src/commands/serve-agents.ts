@@ -3,7 +3,7 @@ import { usageError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { AgentEndpoint } from "../routes/agent-endpoint.ts";
 import { AgentRegistry, type BindablePorts } from "../routes/agent-registry.ts";
-import { AgentTokens, parsePortRange, type PortRange } from "../routes/agent-tokens.ts";
+import { AgentTokens, parsePortRange, type PortRange, type TokenSources } from "../routes/agent-tokens.ts";
 import type { Endpoint, Gateway } from "../routes/context.ts";
 import type { Exposure } from "../routes/exposure.ts";
 import { Throttle } from "../routes/throttle.ts";
@@ -54,8 +54,6 @@ export class ServeAgents {
   readonly registry: AgentRegistry;
   readonly endpoints: readonly Endpoint[];
   readonly gateways: readonly Gateway[];
-  readonly #values: ServeValues;
-  readonly #plainTokens: readonly string[];
   readonly #pools: WspPools | undefined;
   readonly #tokens: AgentTokens | undefined;
 
@@ -64,7 +62,6 @@ export class ServeAgents {
     firstListener: ListenAddress,
     visit: (exposure: Exposure, stream: ByteStream, peer: Peer) => void,
   ) {
-    this.#values = values;
     this.registry = new AgentRegistry({
       domain: values.domain?.host,
       publicOrigin: values.domain?.origin,
@@ -72,9 +69,7 @@ export class ServeAgents {
       bindable: new AllowedPorts(values["allow-bind"].flat(), firstListener),
       visit,
     });
-    this.#plainTokens = plainTokens(values);
-    const hasTokens = this.#plainTokens.length > 0 || values.tokens !== undefined;
-    this.#tokens = hasTokens ? new AgentTokens(this.#plainTokens, this.#tokenFile()) : undefined;
+    this.#tokens = asksTokens(values) ? new AgentTokens(tokenSources(values)) : undefined;
     const heartbeat = heartbeatEvery(values["ping-interval"]);
     const access = { tokens: this.#tokens, throttle: new Throttle(), heartbeat };
     this.#pools = speaksWsp(values) ? wspPools(values) : undefined;
@@ -84,16 +79,11 @@ export class ServeAgents {
     this.gateways = pools === undefined ? [] : [new WspGateway(pools)];
   }
 
-  #tokenFile(): string {
-    const path = this.#values.tokens;
-    return path === undefined ? "" : readOptionFile(path, "tokens");
-  }
-
   /** Takes the tokens anew; on an error the old ones stay. */
-  reload(): void {
+  reload(values: ServeValues): void {
     const tokens = this.#tokens;
     if (tokens === undefined) return;
-    tokens.replace(this.#plainTokens, this.#tokenFile());
+    tokens.replace(tokenSources(values));
     this.registry.recheck(({ digest }) => (digest === undefined ? undefined : tokens.current(digest)));
     this.#pools?.recheck((digest) => tokens.current(digest)?.isExit === true);
   }
@@ -105,7 +95,18 @@ function isInside(address: ListenAddress): boolean {
 
 /** The server is meant to be reached from outside (docs: "Who may do what"). */
 export function servesOutside(values: ServeValues): boolean {
-  return values.domain !== undefined || plainTokens(values).length > 0 || values.tokens !== undefined;
+  return values.domain !== undefined || asksTokens(values);
+}
+
+/** Agents must show a token. */
+function asksTokens(values: ServeValues): boolean {
+  return plainTokens(values).length > 0 || values.tokens !== undefined || values.token.length > 0;
+}
+
+function tokenSources(values: ServeValues): TokenSources {
+  const { tokens: path } = values;
+  const file = path === undefined ? "" : readOptionFile(path, "tokens");
+  return { plain: plainTokens(values), listed: values.token, file };
 }
 
 /** Tokens that permit everything: ours, and the secret key of wsp's configuration. */

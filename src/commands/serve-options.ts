@@ -1,7 +1,19 @@
 import { parseAddressRange, parseTarget } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
-import { choice, duration, flag, integer, list, size, text, value, type OptionSpecs } from "../core/options.ts";
+import {
+  choice,
+  duration,
+  flag,
+  integer,
+  list,
+  section,
+  size,
+  text,
+  value,
+  type OptionSpecs,
+} from "../core/options.ts";
 import { parsePattern } from "../core/pattern.ts";
+import { knownToken, TokenEntry } from "../routes/agent-tokens.ts";
 import type { Grant } from "../routes/permissions.ts";
 import type { WebSocketRoute } from "../routes/websocket-bridge.ts";
 import { TUNNEL_PATH } from "../transports/chain.ts";
@@ -19,18 +31,21 @@ export const SERVE_OPTIONS = {
   "tls-cert": list({
     group: "Listen",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Certificate chain (PEM) of https:// listeners; several are chosen by server name",
   }),
   "tls-key": list({
     group: "Listen",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Its key, one for each --tls-cert, in the same order",
   }),
   "tls-client-ca": value({
     group: "Listen",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Clients of https:// listeners must show a certificate of this authority",
   }),
@@ -52,6 +67,7 @@ export const SERVE_OPTIONS = {
   "auth-file": value({
     group: "Users",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "htpasswd file with bcrypt or argon2 hashes, read again when it changes",
   }),
@@ -100,8 +116,14 @@ export const SERVE_OPTIONS = {
   tokens: value({
     group: "Agents",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "Tokens with rights (TOML, see seikan token), read again when it changes",
+  }),
+  token: section("Agents", "A token with rights, as in the --tokens file", {
+    name: "token",
+    entry: () => TokenEntry,
+    read: knownToken,
   }),
   "allow-bind": list({
     group: "Agents",
@@ -116,6 +138,7 @@ export const SERVE_OPTIONS = {
   "wsp-config": value({
     group: "Agents",
     metavar: "FILE",
+    isPath: true,
     parse: text,
     help: "A configuration file of wsp's server (YAML): address, time-outs, secret key, rules; implies --wsp",
   }),

@@ -30,6 +30,8 @@ export const serveCommand: Command<typeof SERVE_OPTIONS> = {
     { does: "Send some hosts through another proxy", line: "seikan serve --route '*.corp=http://proxy.corp:3128'" },
   ],
   options: SERVE_OPTIONS,
+  section: "serve",
+  readsProject: true,
   positionals: 0,
   tail: false,
   defaultLogLevel: () => "info",

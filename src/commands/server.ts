@@ -135,7 +135,7 @@ export class Server {
   reload(): void {
     this.#attempt("certificates", () => this.#certificates?.reload());
     this.#attempt("users", () => this.#reloadUsers());
-    this.#attempt("tokens", () => this.#agents.reload());
+    this.#attempt("tokens", () => this.#agents.reload(this.#values));
     this.#io.log.info("reloaded certificates, users and tokens");
   }
 
@@ -327,7 +327,7 @@ export class Server {
     if (tokens === undefined || stampOf(tokens) === this.#tokenStamp) return;
     this.#tokenStamp = stampOf(tokens);
     this.#attempt("tokens", () => {
-      this.#agents.reload();
+      this.#agents.reload(this.#values);
       this.#io.log.info("reloaded tokens: the file changed");
     });
   }

@@ -81,6 +81,17 @@ export const OUTCOMES = {
 
 export type ErrorCode = keyof typeof OUTCOMES;
 
+/** Something wrong at a place of a file that somebody wrote. */
+export interface Mistake {
+  readonly message: string;
+  readonly hint: string | undefined;
+  /** From 1; undefined where it has no place. */
+  readonly line: number | undefined;
+  readonly column: number | undefined;
+  /** The line and its neighbours, marked. */
+  readonly frame: readonly string[];
+}
+
 export interface ErrorDetails {
   readonly cause?: unknown;
   /** What to try next, one sentence each. */
@@ -91,6 +102,8 @@ export interface ErrorDetails {
   readonly hopError?: string | undefined;
   /** For our own log, where the message is for somebody who should not know as much. */
   readonly forLog?: string;
+  /** All that is wrong in a file, where the message names it. */
+  readonly mistakes?: readonly Mistake[];
 }
 
 /** The only error seikan throws on purpose. */
@@ -100,6 +113,7 @@ export class SeikanError extends Error {
   readonly hopStatus: number | undefined;
   readonly hopError: string | undefined;
   readonly forLog: string;
+  readonly mistakes: readonly Mistake[];
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -109,6 +123,7 @@ export class SeikanError extends Error {
     this.hopStatus = details.hopStatus;
     this.hopError = details.hopError;
     this.forLog = details.forLog ?? message;
+    this.mistakes = details.mistakes ?? [];
   }
 
   get outcome(): Outcome {

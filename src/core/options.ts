@@ -1,3 +1,4 @@
+import type { GenericSchema } from "valibot";
 import { usageError } from "./errors.ts";
 
 /**
@@ -5,7 +6,8 @@ import { usageError } from "./errors.ts";
  * environment, the help and the docs; each default exists here only.
  */
 export interface OptionSpec<T> {
-  readonly kind: "flag" | "value" | "list";
+  /** A `section` is written in the configuration file only. */
+  readonly kind: "flag" | "value" | "list" | "section";
   /** Heading in the help. */
   readonly group: string;
   readonly help: string;
@@ -20,8 +22,28 @@ export interface OptionSpec<T> {
   readonly separator?: string;
   /** Never shown, and removed from the environment of children. */
   readonly secret?: boolean;
+  /** Names a file: in the configuration file relative to its folder. */
+  readonly isPath?: boolean;
+  /** Tables of the configuration file whose entries are values of this list, too. */
+  readonly section?: SectionSpec<T>;
   /** Throws a usage error that says what was expected. */
   readonly parse: (text: string) => T;
+}
+
+/** `[NAME.ENTRY]`, or `ENTRY = …` below `[NAME]`. */
+export interface SectionSpec<T> {
+  readonly name: string;
+  /** What an entry looks like; valibot is loaded only where there is a configuration file. */
+  readonly entry: (v: typeof import("valibot")) => GenericSchema;
+  /** Turns an entry of that shape into a value. Throws a usage error. */
+  readonly read: (name: string, entry: never, place: SectionPlace) => T;
+}
+
+/** Where a section was written. */
+export interface SectionPlace {
+  /** The folder of the configuration file, absolute: what relative paths in it begin at. */
+  readonly folder: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
 }
 
 export type OptionSpecs = Readonly<Record<string, OptionSpec<unknown>>>;
@@ -30,7 +52,7 @@ export type OptionSpecs = Readonly<Record<string, OptionSpec<unknown>>>;
 export type ValuesOf<S extends OptionSpecs> = {
   readonly [K in keyof S]: S[K] extends { kind: "flag" }
     ? boolean
-    : S[K] extends { kind: "list"; parse: (text: string) => infer T }
+    : S[K] extends { kind: "list" | "section"; parse: (text: string) => infer T }
       ? readonly T[]
       : S[K] extends { default: string; parse: (text: string) => infer T }
         ? T
@@ -51,6 +73,14 @@ export function value<T, const C extends Common<T> & { metavar: string; parse: (
 
 export function list<T, const C extends Common<T> & { metavar: string; parse: (text: string) => T }>(spec: C) {
   return { ...spec, kind: "list" } as const;
+}
+
+/** Entries that have no option on the command line. */
+export function section<T>(group: string, help: string, spec: SectionSpec<T>) {
+  const parse = (): T => {
+    throw usageError(`[${spec.name}.NAME] is for the configuration file`);
+  };
+  return { group, help, section: spec, kind: "section", parse } as const;
 }
 
 // --- parsers ---------------------------------------------------------------

@@ -25,7 +25,8 @@ export function fullRights(token: string, digest?: Uint8Array): AgentRights {
   return { token, agent: all, host: all, port: all, isExit: true, mayShare: false, ...(digest && { digest }) };
 }
 
-const TokenEntry = v.strictObject({
+/** What `[token.NAME]` holds. */
+export const TokenEntry = v.strictObject({
   hash: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/, "expected sha256: and 64 hex digits")),
   agents: v.optional(v.array(v.string()), ["*"]),
   hosts: v.optional(v.array(v.string()), []),
@@ -35,25 +36,35 @@ const TokenEntry = v.strictObject({
 });
 const TokenFile = v.strictObject({ token: v.optional(v.record(v.string(), TokenEntry), {}) });
 
-interface Known {
+/** A token and what it permits. */
+export interface KnownToken {
   readonly digest: Uint8Array;
   readonly rights: AgentRights;
 }
 
+/** Where tokens are written. */
+export interface TokenSources {
+  /** Tokens that may everything. */
+  readonly plain: readonly string[];
+  /** Of the configuration file. */
+  readonly listed: readonly KnownToken[];
+  /** TOML, one `[token.NAME]` each. */
+  readonly file: string;
+}
+
 /** The tokens agents register with. Only their digests are kept, compared in constant time. */
 export class AgentTokens {
-  #known: readonly Known[] = [];
+  #known: readonly KnownToken[] = [];
 
-  /** `plain` tokens may everything; the file is TOML, one `[token.NAME]` each. */
-  constructor(plain: readonly string[], file: string) {
-    this.replace(plain, file);
+  constructor(sources: TokenSources) {
+    this.replace(sources);
   }
 
   /** Takes them anew; on an error the old ones stay. */
-  replace(plain: readonly string[], file: string): void {
-    const listed = file === "" ? [] : readTokenFile(file);
+  replace({ plain, listed, file }: TokenSources): void {
+    const fromFile = file === "" ? [] : readTokenFile(file);
     const given = plain.map(digestOf).map((digest) => ({ digest, rights: fullRights("--agent-token", digest) }));
-    this.#known = [...listed, ...given];
+    this.#known = [...fromFile, ...listed, ...given];
   }
 
   /** What this token permits; undefined: it is none. */
@@ -79,7 +90,7 @@ export function hashOf(token: string): string {
   return `sha256:${Buffer.from(digestOf(token)).toString("hex")}`;
 }
 
-function readTokenFile(text: string): Known[] {
+function readTokenFile(text: string): KnownToken[] {
   const result = v.safeParse(TokenFile, parseToml(text));
   if (!result.success) {
     const issue = result.issues[0];
@@ -88,7 +99,8 @@ function readTokenFile(text: string): Known[] {
   return Object.entries(result.output.token).map(([name, entry]) => knownToken(name, entry));
 }
 
-function knownToken(name: string, entry: v.InferOutput<typeof TokenEntry>): Known {
+/** Throws a usage error where its ports are none. */
+export function knownToken(name: string, entry: v.InferOutput<typeof TokenEntry>): KnownToken {
   const digest = Buffer.from(entry.hash.slice("sha256:".length), "hex");
   return {
     digest,

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { parseWords, resolveValues, splitTail, variableOf } from "../../src/cli/args.ts";
+import { parseWords, splitTail } from "../../src/cli/args.ts";
+import { resolveValues, variableOf } from "../../src/config/resolve.ts";
 import { GLOBAL_OPTIONS, REACH_OPTIONS } from "../../src/commands/command.ts";
 import { SeikanError } from "../../src/core/errors.ts";
 import { choice, duration, flag, integer, list, text, value, type OptionSpecs } from "../../src/core/options.ts";
@@ -21,7 +22,7 @@ const SPECS = {
 type Env = Record<string, string>;
 
 function values(words: readonly string[], env: Env = {}): Record<string, unknown> {
-  return resolveValues(SPECS, parseWords(words, SPECS).given, env);
+  return resolveValues(SPECS, parseWords(words, SPECS).given, env).values;
 }
 
 function positionals(...words: string[]): string[] {

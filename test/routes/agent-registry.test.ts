@@ -175,7 +175,11 @@ function thrownBy(work: () => unknown): [ErrorCode, string] {
 
 /** The rights of a token file's entry. */
 function rightsOf(settings: string): AgentRights {
-  return new AgentTokens([], `[token.laptop]\nhash = "${hashOf("secret")}"\n${settings}`).identify("secret")!;
+  return new AgentTokens({
+    plain: [],
+    listed: [],
+    file: `[token.laptop]\nhash = "${hashOf("secret")}"\n${settings}`,
+  }).identify("secret")!;
 }
 
 const turns = async (count = 50) => {

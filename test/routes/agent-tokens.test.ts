@@ -19,7 +19,7 @@ function entry(name: string, settings = "", token = SECRET): string {
 }
 
 function rights(settings: string): AgentRights {
-  const found = new AgentTokens([], entry("laptop", settings)).identify(SECRET);
+  const found = new AgentTokens({ plain: [], listed: [], file: entry("laptop", settings) }).identify(SECRET);
   if (found === undefined) throw new Error("the token is not known");
   return found;
 }
@@ -35,7 +35,7 @@ function usageOf(work: () => unknown): string {
   }
 }
 
-const refusalOf = (file: string) => usageOf(() => new AgentTokens([], file));
+const refusalOf = (file: string) => usageOf(() => new AgentTokens({ plain: [], listed: [], file: file }));
 
 describe("a token of a file", () => {
   test("may have any agent name and nothing else, where no more is said", () => {
@@ -112,7 +112,7 @@ describe("a token of a file", () => {
 
   test("has no rights of another one's", () => {
     const file = `${entry("a", 'hosts = ["a"]', "first")}${entry("b", 'hosts = ["b"]\nexit = true', "second")}`;
-    const tokens = new AgentTokens([], file);
+    const tokens = new AgentTokens({ plain: [], listed: [], file: file });
     const [a, b] = [tokens.identify("first"), tokens.identify("second")];
     expect([a?.token, a?.host("a"), a?.host("b"), a?.isExit]).toEqual(["a", true, false, false]);
     expect([b?.token, b?.host("a"), b?.host("b"), b?.isExit]).toEqual(["b", false, true, true]);
@@ -120,7 +120,7 @@ describe("a token of a file", () => {
 
   test("may have any name", () => {
     for (const name of ["my laptop", 'a"b', "ü", "a.b"]) {
-      const tokens = new AgentTokens([], entry(JSON.stringify(name)));
+      const tokens = new AgentTokens({ plain: [], listed: [], file: entry(JSON.stringify(name)) });
       expect(tokens.identify(SECRET)?.token).toBe(name);
     }
   });
@@ -179,7 +179,7 @@ describe("a token file is refused", () => {
 
 describe("plain tokens", () => {
   test("may everything but share", () => {
-    const found = new AgentTokens(["plain"], "").identify("plain");
+    const found = new AgentTokens({ plain: ["plain"], listed: [], file: "" }).identify("plain");
     expect(found).toMatchObject({ token: "--agent-token", isExit: true, mayShare: false });
     expect([found?.agent("any"), found?.host("a.b.c"), found?.port(1), found?.port(65_535)]).toEqual(
       Array.from({ length: 4 }, () => true),
@@ -187,7 +187,7 @@ describe("plain tokens", () => {
   });
 
   test("stand beside those of a file, which win", () => {
-    const tokens = new AgentTokens(["plain", SECRET], entry("laptop"));
+    const tokens = new AgentTokens({ plain: ["plain", SECRET], listed: [], file: entry("laptop") });
     expect(tokens.identify("plain")?.token).toBe("--agent-token");
     expect(tokens.identify(SECRET)?.token).toBe("laptop");
   });
@@ -198,7 +198,7 @@ describe("plain tokens", () => {
 });
 
 describe("a token that is none", () => {
-  const tokens = new AgentTokens(["plain"], entry("laptop"));
+  const tokens = new AgentTokens({ plain: ["plain"], listed: [], file: entry("laptop") });
 
   for (const [what, shown] of [
     ["another", "skt_other"],
@@ -217,18 +217,18 @@ describe("a token that is none", () => {
 
   test("is every one where there are none", () => {
     for (const file of ["", "# nobody yet\n", "[token]\n"])
-      expect(new AgentTokens([], file).identify("")).toBeUndefined();
+      expect(new AgentTokens({ plain: [], listed: [], file: file }).identify("")).toBeUndefined();
   });
 });
 
 describe("tokens that are replaced", () => {
   test("are others from then on", () => {
-    const tokens = new AgentTokens(["old"], entry("laptop", 'hosts = ["a"]'));
-    tokens.replace(["new"], entry("laptop", 'hosts = ["b"]'));
+    const tokens = new AgentTokens({ plain: ["old"], listed: [], file: entry("laptop", 'hosts = ["a"]') });
+    tokens.replace({ plain: ["new"], listed: [], file: entry("laptop", 'hosts = ["b"]') });
     expect(tokens.identify("old")).toBeUndefined();
     expect(tokens.identify("new")?.token).toBe("--agent-token");
     expect([tokens.identify(SECRET)?.host("a"), tokens.identify(SECRET)?.host("b")]).toEqual([false, true]);
-    tokens.replace([], "");
+    tokens.replace({ plain: [], listed: [], file: "" });
     expect([tokens.identify("new"), tokens.identify(SECRET)]).toEqual([undefined, undefined]);
   });
 
@@ -239,8 +239,8 @@ describe("tokens that are replaced", () => {
     ["a wrong port", entry("a", "ports = [0]", "new")],
   ] as const) {
     test(`stay what they were after ${what}`, () => {
-      const tokens = new AgentTokens(["old"], entry("laptop"));
-      expect(usageOf(() => tokens.replace(["new"], file))).not.toStartWith("no error");
+      const tokens = new AgentTokens({ plain: ["old"], listed: [], file: entry("laptop") });
+      expect(usageOf(() => tokens.replace({ plain: ["new"], listed: [], file: file }))).not.toStartWith("no error");
       expect(tokens.identify("old")?.token).toBe("--agent-token");
       expect(tokens.identify(SECRET)?.token).toBe("laptop");
       expect(tokens.identify("new")).toBeUndefined();
@@ -293,7 +293,7 @@ describe("the hash of a token", () => {
     test(`is in an entry that a token file takes, for ${name}`, async () => {
       const { stdout } = await runSeikan(["token", name]);
       const [token = "", ...file] = stdout.split("\n");
-      const found = new AgentTokens([], file.join("\n")).identify(token);
+      const found = new AgentTokens({ plain: [], listed: [], file: file.join("\n") }).identify(token);
       expect(found).toMatchObject({ token: name, isExit: false, mayShare: false });
       expect([found?.agent("laptop"), found?.host("web"), found?.port(5432)]).toEqual([true, true, false]);
     });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { suggest } from "../../src/cli/suggest.ts";
+import { suggest } from "../../src/core/suggest.ts";
 
 const NAMES = [
   "connect",

@@ -1,0 +1,134 @@
+import { readFileSync } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
+import { parse, TomlError } from "smol-toml";
+import * as v from "valibot";
+import { SeikanError, usageError } from "../core/errors.ts";
+import type { OptionSpec, OptionSpecs, SectionPlace } from "../core/options.ts";
+import { expandHome } from "./look-up.ts";
+import { configError, syntaxError, type Finding } from "./mistakes.ts";
+import { check, optionsSchema, sectionSchema, unknownKey } from "./schema.ts";
+
+type Env = Readonly<Record<string, string | undefined>>;
+type Table = Readonly<Record<string, unknown>>;
+
+/** Tables that may stand at the top of the file. */
+export const SECTIONS = ["connect", "serve", "agent", "service", "expose", "route", "token"] as const;
+
+/** What a configuration file says to one command. */
+export interface FileValues {
+  /** For errors: `seikan.toml`. */
+  readonly name: string;
+  /** What is written for an option, as on a command line; undefined: nothing. */
+  wordsOf(option: string): readonly string[] | undefined;
+  /** The values of a list that stand in tables of their own. */
+  entriesOf(option: string): readonly unknown[];
+}
+
+/** A command's part of the file. */
+export interface FileReader {
+  /** The table of its options. */
+  readonly section: string;
+  readonly specs: OptionSpecs;
+}
+
+/** A configuration file, parsed. */
+export class ConfigFile {
+  readonly path: string;
+  readonly text: string;
+  readonly #table: Table;
+
+  /** Throws where it cannot be read or is no TOML. */
+  constructor(path: string) {
+    this.path = path;
+    this.text = readText(path);
+    this.#table = parseText(path, this.text);
+  }
+
+  /** What it says to this command. Rejects with everything that is wrong, each with its line. */
+  async read(reader: FileReader, env: Env): Promise<FileValues> {
+    const { values, findings } = this.#read(reader, env);
+    const all = [...this.#unknownSections(), ...findings];
+    if (all.length > 0) throw await configError(this.path, this.text, all);
+    return values;
+  }
+
+  /** Rejects with everything that is wrong for any of these commands. */
+  async check(readers: readonly FileReader[], env: Env): Promise<void> {
+    const found = readers.flatMap((reader) => this.#read(reader, env).findings);
+    const distinct = new Map(found.map((finding) => [`${finding.path.join("\0")}\0${finding.message}`, finding]));
+    const all = [...this.#unknownSections(), ...distinct.values()];
+    if (all.length > 0) throw await configError(this.path, this.text, all);
+  }
+
+  /** What stands in a table, as it was written; undefined: there is none. */
+  table(section: string): Table | undefined {
+    return this.#table[section] as Table | undefined;
+  }
+
+  #unknownSections(): Finding[] {
+    const names = Object.keys(this.#table).filter((name) => !SECTIONS.some((known) => known === name));
+    return names.map((name) => unknownKey([name], SECTIONS, "section"));
+  }
+
+  #read({ section, specs }: FileReader, env: Env): { values: FileValues; findings: Finding[] } {
+    const place: SectionPlace = { folder: dirname(this.path), env };
+    const options = check(optionsSchema(specs), this.#table[section] ?? {}, [section]);
+    const findings = [...options.findings];
+    const entries = new Map<string, unknown[]>();
+    for (const [name, spec] of Object.entries(specs)) {
+      if (spec.section === undefined || this.#table[spec.section.name] === undefined) continue;
+      entries.set(name, this.#readSection(spec, place, findings));
+    }
+    const words = new Map(
+      Object.entries(options.value ?? {}).map(([name, value]) => [name, toWords(specs[name]!, value, place)]),
+    );
+    const values: FileValues = {
+      name: basename(this.path),
+      wordsOf: (option) => words.get(option) ?? (entries.has(option) ? [] : undefined),
+      entriesOf: (option) => entries.get(option) ?? [],
+    };
+    return { values, findings };
+  }
+
+  #readSection({ section }: OptionSpec<unknown>, place: SectionPlace, findings: Finding[]): unknown[] {
+    const { name, entry, read } = section!;
+    const checked = check(sectionSchema(entry(v)), this.#table[name], [name]);
+    findings.push(...checked.findings);
+    return Object.entries(checked.value ?? {}).flatMap(([key, value]) => {
+      try {
+        return [read(key, value as never, place)];
+      } catch (thrown) {
+        if (!(thrown instanceof SeikanError)) throw thrown;
+        findings.push({ path: [name, key], isKey: true, message: thrown.message, hint: thrown.hints[0] });
+        return [];
+      }
+    });
+  }
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    throw usageError(`cannot read ${path}: ${(cause as { code?: string }).code ?? String(cause)}`);
+  }
+}
+
+function parseText(path: string, text: string): Table {
+  try {
+    return parse(text);
+  } catch (cause) {
+    if (!(cause instanceof TomlError)) throw cause;
+    const message = cause.message.split("\n", 1)[0]!.replace(/^Invalid TOML document: /, "");
+    throw syntaxError(path, text, cause.line, cause.column, message);
+  }
+}
+
+/** What would be written on a command line. */
+function toWords(spec: OptionSpec<unknown>, value: unknown, { folder, env }: SectionPlace): string[] {
+  const texts = [value].flat().map(String);
+  const placed = spec.isPath === true ? texts.map((text) => resolve(folder, expandHome(text, env))) : texts;
+  if (spec.kind === "list" || spec.bare === undefined) return placed;
+  if (typeof value === "boolean") return value ? [spec.bare] : [];
+  return [placed.join(",")];
+}
