@@ -10,7 +10,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   wire: ["core"],
   platform: ["core"],
   transports: ["wire", "core"],
-  routes: ["transports", "wire", "core"],
+  routes: ["services", "transports", "wire", "core"],
   config: ["core"],
   services: ["transports", "platform", "wire", "core"],
   commands: ["config", "routes", "services", "transports", "platform", "wire", "core"],

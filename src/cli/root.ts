@@ -166,9 +166,23 @@ async function readInvocation(
   env: Env,
   lookUp: LookUp,
 ): Promise<Invocation<OptionSpecs>> {
+  return toInvocation(command, parsed, tail, env, lookUp, await resolve(command, parsed, env, lookUp.found?.path));
+}
+
+function toInvocation(
+  command: Command,
+  parsed: ParsedWords,
+  tail: readonly string[] | undefined,
+  env: Env,
+  lookUp: LookUp,
+  resolved: Resolved,
+): Invocation<OptionSpecs> {
   const path = lookUp.found?.path;
-  const resolved = await resolve(command, parsed, env, path);
-  const reread = () => readInvocation(command, parsed, tail, env, lookUp);
+  const reread = async () => {
+    const next = await resolve(command, parsed, env, path);
+    const changed = [...next.words.keys()].filter((name) => !isSame(next.words.get(name), resolved.words.get(name)));
+    return { invocation: toInvocation(command, parsed, tail, env, lookUp, next), changed };
+  };
   return {
     values: resolved.values as Invocation<OptionSpecs>["values"],
     positionals: parsed.positionals.map(({ text }) => text),
@@ -176,6 +190,10 @@ async function readInvocation(
     sourceOf: (name) => resolved.sources.get(name)!.name,
     config: path === undefined ? undefined : { path, reread },
   };
+}
+
+function isSame(a: readonly string[] | undefined, b: readonly string[] | undefined): boolean {
+  return a === b || (a?.length === b?.length && a!.every((word, index) => word === b![index]));
 }
 
 async function resolve(command: Command, parsed: ParsedWords, env: Env, path: string | undefined): Promise<Resolved> {

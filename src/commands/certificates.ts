@@ -14,19 +14,17 @@ interface Loaded {
   readonly certificate: X509Certificate;
 }
 
-/** The certificates of a server's TLS listeners, chosen by name and taken anew when their files change. */
+/** The certificates of a server's TLS listeners, chosen by name. */
 export class Certificates {
   readonly #files: readonly CertificateFiles[];
   readonly #clientCa: string | undefined;
-  #loaded: readonly Loaded[];
-  #stamp: string;
+  readonly #loaded: readonly Loaded[];
 
   /** Throws a usage error when a file cannot be read or key and certificate do not belong together. */
   constructor(files: readonly CertificateFiles[], clientCaFile: string | undefined) {
     this.#files = files;
     this.#clientCa = clientCaFile;
     this.#loaded = this.#load();
-    this.#stamp = this.#stampFiles();
   }
 
   get isSeveral(): boolean {
@@ -42,19 +40,6 @@ export class Certificates {
     return (fitting ?? this.#loaded[0]!).options;
   }
 
-  /** Takes the files anew. On an error the old certificates stay and it is thrown. */
-  reload(): void {
-    this.#stamp = this.#stampFiles();
-    this.#loaded = this.#load();
-  }
-
-  /** Reloads if a file changed; true when it did. */
-  reloadIfChanged(): boolean {
-    if (this.#stampFiles() === this.#stamp) return false;
-    this.reload();
-    return true;
-  }
-
   #load(): Loaded[] {
     const clientCa = this.#clientCa === undefined ? undefined : readOptionFile(this.#clientCa, "tls-client-ca");
     return this.#files.map((files) => {
@@ -63,15 +48,10 @@ export class Certificates {
       return { options: { cert, key, clientCa }, certificate: checkedPair(files, cert, key) };
     });
   }
-
-  #stampFiles(): string {
-    const paths = this.#files.flatMap(({ cert, key }) => [cert, key]).concat(this.#clientCa ?? []);
-    return paths.map(stampOf).join(" ");
-  }
 }
 
 /** Changes whenever the file does. */
-export function stampOf(path: string): string {
+function stampOf(path: string): string {
   try {
     const { mtimeMs, ino, size } = statSync(path);
     return `${mtimeMs}:${ino}:${size}`;
@@ -93,4 +73,19 @@ function checkedPair(files: CertificateFiles, cert: string, key: string): X509Ce
     throw usageError(`--tls-key: ${files.key} holds no PEM key without a passphrase`);
   }
   throw usageError(`--tls-key: ${files.key} is not the key of ${files.cert}`);
+}
+
+/** What files looked like the last time. */
+export class Stamps {
+  readonly #known = new Map<string, string>();
+
+  /** Those that changed since they were asked for before. */
+  changed(paths: readonly string[]): string[] {
+    return paths.filter((path) => {
+      const stamp = stampOf(path);
+      const before = this.#known.get(path);
+      this.#known.set(path, stamp);
+      return before !== undefined && before !== stamp;
+    });
+  }
 }

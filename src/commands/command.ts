@@ -58,8 +58,8 @@ export interface Invocation<S extends OptionSpecs> {
 /** The configuration file of a run. */
 export interface UsedConfig<S extends OptionSpecs> {
   readonly path: string;
-  /** With what the file says by now. Rejects when it is broken. */
-  reread(): Promise<Invocation<S>>;
+  /** With what the file says by now, and the options that it changes. Rejects when it is broken. */
+  reread(): Promise<{ readonly invocation: Invocation<S>; readonly changed: readonly string[] }>;
 }
 
 /** What a command may touch of the outside. */

@@ -61,6 +61,7 @@ export class ServeAgents {
     values: ServeValues,
     firstListener: ListenAddress,
     visit: (exposure: Exposure, stream: ByteStream, peer: Peer) => void,
+    isReserved: (host: string) => boolean,
   ) {
     this.registry = new AgentRegistry({
       domain: values.domain?.host,
@@ -68,6 +69,7 @@ export class ServeAgents {
       servesOutside: servesOutside(values) || !isInside(firstListener),
       bindable: new AllowedPorts(values["allow-bind"].flat(), firstListener),
       visit,
+      isReserved,
     });
     this.#tokens = asksTokens(values) ? new AgentTokens(tokenSources(values)) : undefined;
     const heartbeat = heartbeatEvery(values["ping-interval"]);

@@ -19,6 +19,7 @@ import type { WebSocketRoute } from "../routes/websocket-bridge.ts";
 import { TUNNEL_PATH } from "../transports/chain.ts";
 import { patterns, REACH_OPTIONS, type Invocation } from "./command.ts";
 import { parseBindRanges, parseDomain } from "./serve-agents.ts";
+import { checkServices, readService, serviceEntry } from "./service-options.ts";
 
 export const SERVE_OPTIONS = {
   listen: list({
@@ -142,6 +143,16 @@ export const SERVE_OPTIONS = {
     parse: text,
     help: "A configuration file of wsp's server (YAML): address, time-outs, secret key, rules; implies --wsp",
   }),
+  service: section(
+    "Services",
+    "A development server that is started when somebody visits it: host, port, cwd, command, idle \u2026 (docs/services.md)",
+    {
+      name: "service",
+      entry: serviceEntry,
+      read: readService,
+      together: checkServices,
+    },
+  ),
   "tunnel-path": value({
     group: "WebSocket",
     metavar: "PATH",

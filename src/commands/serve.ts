@@ -47,7 +47,7 @@ async function run(invocation: ServeInvocation, io: CommandIo): Promise<number> 
     timeoutMs: invocation.values.timeout,
     status: () => server.printStatus(),
     // In a terminal that is closed SIGHUP means the end.
-    ...(hasControllingTerminal() ? {} : { reload: () => server.reload() }),
+    ...(hasControllingTerminal() ? {} : { reload: () => void server.reload() }),
   });
   scope.own(() => lifetime.release());
   await server.start(scope);

@@ -12,6 +12,7 @@ import { readProxyHeader, serveClient } from "../routes/front.ts";
 import type { Exposure } from "../routes/exposure.ts";
 import { Metrics } from "../routes/metrics.ts";
 import { Permissions, type Grant } from "../routes/permissions.ts";
+import { SiteDirectory } from "../routes/site-directory.ts";
 import { SiteRoutes } from "../routes/site-routes.ts";
 import { visitRaw } from "../routes/tls-entry.ts";
 import { TunnelEndpoint } from "../routes/tunnel.ts";
@@ -21,19 +22,25 @@ import type { peekServerName as PeekServerName } from "../transports/peek.ts";
 import { listen } from "../transports/tcp.ts";
 import { tlsServer } from "../transports/tls.ts";
 import { heartbeatEvery } from "../transports/pulse.ts";
-import type { Listener, Peer } from "../transports/transport.ts";
+import type { Listener, Peer, Source } from "../transports/transport.ts";
 import { accessLogger } from "./access-log.ts";
 import { announce } from "./announce.ts";
-import { Certificates, stampOf } from "./certificates.ts";
-import type { CommandIo } from "./command.ts";
+import { Certificates, Stamps } from "./certificates.ts";
+import { REACH_OPTIONS, type CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
 import { ServeAgents, servesOutside, wspListen } from "./serve-agents.ts";
 import type { ServeInvocation, ServeValues } from "./serve-options.ts";
+import { ServeServices } from "./serve-services.ts";
 import { tunnelLogger } from "./tunnel-log.ts";
 
 const DEFAULT_LISTEN = "127.0.0.1:8080";
-/** How often certificate and user files are looked at. */
+/** How often the files are looked at that may change while it runs. */
 const WATCH_MS = 1000;
+
+/** Options that a reload takes anew, besides those about ways to targets. */
+const RELOADED = [
+  ...["auth", "auth-file", "agent-token", "tokens", "token", "tls-cert", "tls-key", "tls-client-ca", "service"],
+] as const;
 
 interface ListenSpec {
   readonly address: ListenAddress;
@@ -42,17 +49,21 @@ interface ListenSpec {
 
 /** A running `seikan serve`: its listeners, and what they share. */
 export class Server {
-  readonly #values: ServeValues;
+  #invocation: ServeInvocation;
+  #values: ServeValues;
   readonly #io: CommandIo;
-  readonly #viaSource: string;
   readonly #live = new LiveSet();
   readonly #listeners: Listener[] = [];
   readonly #specs: ListenSpec[];
-  readonly #certificates: Certificates | undefined;
-  readonly #users: Users | undefined;
+  #certificates: Certificates | undefined;
+  /** Who may dial; the routes look here. */
+  readonly #access: { users: Users | undefined };
   readonly #context: RouteContext;
-  readonly #reach: Reach;
+  #reach: Reach;
+  readonly #routes: SiteRoutes;
   readonly #agents: ServeAgents;
+  readonly #services: ServeServices;
+  readonly #sites: SiteDirectory;
   /** It is meant to be reached from outside, whatever it listens on. */
   readonly #servesOutside: boolean;
   readonly #metrics = new Metrics();
@@ -64,31 +75,43 @@ export class Server {
   #peekServerName: typeof PeekServerName | undefined;
   #draining = false;
   #warnedFull = false;
-  #userStamp = "";
-  #tokenStamp = "";
+  readonly #stamps = new Stamps();
 
-  constructor({ values, sourceOf }: ServeInvocation, io: CommandIo) {
+  constructor(invocation: ServeInvocation, io: CommandIo) {
+    const { values } = invocation;
+    this.#invocation = invocation;
     this.#values = values;
-    this.#viaSource = sourceOf("via");
     this.#io = io;
     this.#servesOutside = values["trusted-proxy"].length > 0 || servesOutside(values);
     this.#specs = listenSpecs(values.listen.length > 0 ? values.listen : wspListen(values), io.env);
     this.#certificates = certificatesOf(values, this.#specs);
-    this.#users = usersOf(values);
-    if (values["auth-file"] !== undefined) this.#userStamp = stampOf(values["auth-file"]);
-    if (values.tokens !== undefined) this.#tokenStamp = stampOf(values.tokens);
+    this.#access = { users: usersOf(values) };
     this.#maxConnections = values["max-connections"] ?? connectionCapacity();
-    this.#agents = new ServeAgents(values, this.#specs[0]!.address, (exposure, stream, peer) =>
-      this.#visitPort(exposure, stream, peer),
+    this.#agents = new ServeAgents(
+      values,
+      this.#specs[0]!.address,
+      (exposure, stream, peer) => this.#visitPort(exposure, stream, peer),
+      (host) => this.#services.sites.has(host),
     );
-    const agents = (name: string) => this.#agents.registry.exitDialer(name);
-    this.#reach = new Reach(values, this.#viaSource, tunnelLogger(io), { agents });
-    this.#refuseOpenProxy();
+    this.#reach = this.#newReach(invocation);
+    const { direct } = this.#reach;
+    this.#services = new ServeServices(values.service, { direct, connectMs: values["connect-timeout"], io });
+    this.#sites = new SiteDirectory(this.#services.sites, this.#agents.registry);
+    const enter = (stream: ByteStream, from: Source) => this.#enter(stream, from);
+    this.#routes = new SiteRoutes(this.#reach.explicit(), this.#agents.registry, this.#sites, enter);
+    this.#refuseOpenProxy(values, this.#access.users);
+    this.#stamps.changed(this.#watched());
     this.#context = this.#createContext();
+  }
+
+  #newReach({ values, sourceOf }: ServeInvocation): Reach {
+    const agents = (name: string) => this.#agents.registry.exitDialer(name);
+    return new Reach(values, sourceOf("via"), tunnelLogger(this.#io), { agents });
   }
 
   /** Listens everywhere, then says so. */
   async start(scope: Scope): Promise<void> {
+    await this.#services.prepare(scope);
     // Loaded beforehand: a hello that comes while this loads would be read as data.
     if (this.#certificates !== undefined) this.#peekServerName = (await import("../transports/peek.ts")).peekServerName;
     for (const spec of this.#specs) {
@@ -102,8 +125,9 @@ export class Server {
         .filter((target) => target !== undefined),
     );
     for (const tunnel of this.#reach.tunnels) tunnel.keep();
-    const watch = setInterval(() => this.#reloadChanged(), WATCH_MS);
+    const watch = setInterval(() => void this.#reloadChanged(), WATCH_MS);
     scope.own(() => clearInterval(watch));
+    this.#services.publishAt(this.#origin);
     this.#writeRunToken(scope);
     this.#announce(scope);
   }
@@ -127,16 +151,9 @@ export class Server {
     this.#draining = true;
     this.stopListening();
     if (this.#live.size > 0) this.#io.log.info(`draining ${this.#live.size} connections; a second signal ends them`);
-    await this.#live.drain(this.#values["drain-timeout"]);
+    const ms = this.#values["drain-timeout"];
+    await Promise.all([this.#live.drain(ms), this.#services.services.drain(ms)]);
     return 0;
-  }
-
-  /** SIGHUP: certificates and users are taken anew; with an error the old ones stay. */
-  reload(): void {
-    this.#attempt("certificates", () => this.#certificates?.reload());
-    this.#attempt("users", () => this.#reloadUsers());
-    this.#attempt("tokens", () => this.#agents.reload(this.#values));
-    this.#io.log.info("reloaded certificates, users and tokens");
   }
 
   printStatus(): void {
@@ -191,10 +208,9 @@ export class Server {
     visitRaw(this.#context, exposure, stream, client, method);
   }
 
-  /** A client that came to one of our own sites through CONNECT: from outside, whoever it is. */
-  #enter(stream: ByteStream, peer: Peer): void {
-    const { address, port } = peer;
-    const client: Client = { address, port, exposed: true, isSecure: false, maySecure: true };
+  /** A client that came to one of our own sites through CONNECT: from where it asked for that. */
+  #enter(stream: ByteStream, { address, port, isInside }: Source): void {
+    const client: Client = { address, port, exposed: isInside !== true, isSecure: false, maySecure: true };
     serveClient(this.#context, stream, client, "http");
   }
 
@@ -230,9 +246,10 @@ export class Server {
 
   // --- set-up ------------------------------------------------------------------
 
-  /** What is never dialled for anybody: our listeners, and the ports that agents have here. */
+  /** What is never dialled for anybody: our listeners, the ports of services, and those that agents have here. */
   *#ownTargets(): Generator<TcpTarget> {
     for (const own of this.#own) yield own;
+    yield* this.#services.targets();
     for (const address of this.#agents.registry.boundAddresses) {
       const target = parseAuthority(address);
       if (target !== undefined) yield target;
@@ -254,17 +271,18 @@ export class Server {
       values["log-query"],
       this.#io,
     );
+    const access = this.#access;
     const pseudonym = `seikan-${crypto.randomUUID().slice(0, 8)}`;
     return {
-      routes: new SiteRoutes(this.#reach.explicit(), this.#agents.registry, (stream, peer) =>
-        this.#enter(stream, peer),
-      ),
+      routes: this.#routes,
       permissions,
-      users: this.#users,
+      get users() {
+        return access.users;
+      },
       openToAll: values["no-auth"],
       endpoints: [...endpointsOf(values), ...this.#agents.endpoints, this.#admin()],
       gateways: this.#agents.gateways,
-      sites: this.#agents.registry,
+      sites: this.#sites,
       tls: { registry: this.#agents.registry, choose: (name) => this.#certificates?.choose(name) },
       trustedProxies: values["trusted-proxy"],
       limits: {
@@ -300,11 +318,11 @@ export class Server {
     return address.kind === "tcp" && !isLoopbackHost(address.host);
   }
 
-  #refuseOpenProxy(): void {
+  #refuseOpenProxy(values: ServeValues, users: Users | undefined): void {
     const exposed = this.#specs.find(({ address }) => this.#isExposed(address));
-    if (exposed === undefined || this.#values["no-auth"] || this.#users !== undefined) return;
+    if (exposed === undefined || values["no-auth"] || users !== undefined) return;
     // It has other work: it dials for nobody.
-    if (servesOutside(this.#values)) return;
+    if (servesOutside(values)) return;
     throw usageError(
       "refusing to be an open proxy: a listener can be reached from other machines and nobody has to authenticate",
       "add users with --auth-file FILE or --auth USER:PASS",
@@ -312,54 +330,110 @@ export class Server {
     );
   }
 
-  #reloadChanged(): void {
-    this.#attempt("certificates", () => {
-      if (this.#certificates?.reloadIfChanged()) this.#io.log.info("reloaded certificates: a file changed");
-    });
-    const file = this.#values["auth-file"];
-    if (file !== undefined && stampOf(file) !== this.#userStamp) {
-      this.#attempt("users", () => {
-        this.#reloadUsers();
-        this.#io.log.info("reloaded users: the file changed");
-      });
-    }
-    const { tokens } = this.#values;
-    if (tokens === undefined || stampOf(tokens) === this.#tokenStamp) return;
-    this.#tokenStamp = stampOf(tokens);
-    this.#attempt("tokens", () => {
-      this.#agents.reload(this.#values);
-      this.#io.log.info("reloaded tokens: the file changed");
-    });
+  // --- reload ------------------------------------------------------------------
+
+  /** SIGHUP: everything that can change while it runs is taken anew; with an error the old stays. */
+  async reload(): Promise<void> {
+    this.#stamps.changed(this.#watched());
+    if (await this.#reloadAll()) this.#io.log.info("reloaded");
   }
 
-  #reloadUsers(): void {
-    const file = this.#values["auth-file"];
-    if (file === undefined) return;
-    this.#userStamp = stampOf(file);
-    this.#users?.replace(this.#values.auth, readOptionFile(file, "auth-file"));
+  /** Files whose change is a reason to reload. */
+  #watched(): string[] {
+    const { "auth-file": users, tokens, "tls-cert": certs, "tls-key": keys, "tls-client-ca": ca } = this.#values;
+    return [this.#invocation.config?.path, users, tokens, ...certs, ...keys, ca].filter((path) => path !== undefined);
   }
 
-  #attempt(what: string, action: () => void): void {
+  async #reloadChanged(): Promise<void> {
+    const changed = this.#stamps.changed(this.#watched());
+    if (changed.length > 0 && (await this.#reloadAll())) this.#io.log.info(`reloaded: ${changed.join(", ")} changed`);
+  }
+
+  /** False where something is wrong: it was said, and what was there stays. */
+  async #reloadAll(): Promise<boolean> {
     try {
-      action();
+      const { invocation, changed } = (await this.#invocation.config?.reread()) ?? {
+        invocation: this.#invocation,
+        changed: [],
+      };
+      this.#apply(invocation, changed);
+      return true;
     } catch (thrown) {
-      this.#io.log.error(`cannot reload ${what}, the old ones stay: ${toSeikanError(thrown).message}`);
+      const { message, mistakes, hints } = toSeikanError(thrown);
+      const what = mistakes.map((mistake) => `line ${mistake.line}: ${mistake.message}`);
+      this.#io.log.error(`cannot reload, everything stays as it was: ${message}`, { why: what.join("; ") || hints[0] });
+      return false;
     }
+  }
+
+  /** Everything is made before anything is changed. */
+  #apply(invocation: ServeInvocation, changed: readonly string[]): void {
+    const { values } = invocation;
+    const users = usersOf(values);
+    this.#refuseOpenProxy(values, users);
+    const certificates = certificatesOf(values, this.#specs);
+    const isRerouted = changed.some((name) => name in REACH_OPTIONS) || !isSameList(values.route, this.#values.route);
+    const reach = isRerouted ? this.#newReach(invocation) : undefined;
+    this.#agents.reload(values);
+    this.#replaceUsers(values, users);
+    this.#certificates = certificates;
+    if (reach !== undefined) this.#reroute(reach);
+    this.#services.update(values.service);
+    this.#invocation = invocation;
+    this.#values = { ...this.#values, ...pick(values, RELOADED) };
+    const later = changed.filter((name) => !RELOADED.some((known) => known === name) && !(name in REACH_OPTIONS));
+    if (later.length > 0) this.#io.log.warn(`changed from the next start on: ${later.join(", ")}`);
+  }
+
+  /** Those who guessed wrongly stay throttled. */
+  #replaceUsers(values: ServeValues, users: Users | undefined): void {
+    const file = values["auth-file"];
+    if (this.#access.users === undefined || users === undefined) this.#access.users = users;
+    else this.#access.users.replace(values.auth, file === undefined ? "" : readOptionFile(file, "auth-file"));
+  }
+
+  /** Connections that are there stay on their ways. */
+  #reroute(reach: Reach): void {
+    const { tunnels } = this.#reach;
+    this.#reach = reach;
+    this.#routes.use(reach.explicit());
+    for (const tunnel of reach.tunnels) tunnel.keep();
+    for (const tunnel of tunnels) tunnel.retire();
+  }
+
+  get #urls(): string[] {
+    return this.#listeners.flatMap(({ addresses }, index) => {
+      const scheme = this.#specs[index]!.isTls ? "https" : "http";
+      return addresses.filter((address) => !/^(unix|fd):/.test(address)).map((address) => `${scheme}://${address}`);
+    });
+  }
+
+  /** How visitors reach it, the host left open: `http://*:8080`. */
+  get #origin(): string {
+    const [, scheme, port] = /^(https?):.*:(\d+)$/.exec(this.#urls[0] ?? "") ?? [];
+    if (scheme === undefined) return "http://*";
+    return port === (scheme === "https" ? "443" : "80") ? `${scheme}://*` : `${scheme}://*:${port}`;
   }
 
   #announce(scope: Scope): void {
     const values = this.#values;
     const listeners = this.#listeners.flatMap(({ addresses }) => addresses);
-    const urls = this.#listeners.flatMap(({ addresses }, index) => {
-      const scheme = this.#specs[index]!.isTls ? "https" : "http";
-      return addresses.filter((address) => !/^(unix|fd):/.test(address)).map((address) => `${scheme}://${address}`);
-    });
+    const urls = this.#urls;
     announce(listeners, urls, values, this.#io, scope);
     this.#io.log.info(`listening on ${urls.length > 0 ? urls.join(" ") : listeners.join(" ")}`);
+    this.#services.printTable();
     // Behind a PROXY header no client gets in by itself.
     if (urls[0] !== undefined && !values["proxy-protocol"])
-      this.#io.log.info(`try: curl -x ${tryUrl(urls[0], this.#users)} https://example.com`);
+      this.#io.log.info(`try: curl -x ${tryUrl(urls[0], this.#access.users)} https://example.com`);
   }
+}
+
+function isSameList(a: readonly string[], b: readonly string[]): boolean {
+  return a.length === b.length && a.every((one, index) => one === b[index]);
+}
+
+function pick<T extends object>(from: T, names: readonly string[]): Partial<T> {
+  return Object.fromEntries(Object.entries(from).filter(([name]) => names.includes(name))) as Partial<T>;
 }
 
 function tryUrl(url: string, users: Users | undefined): string {

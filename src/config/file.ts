@@ -91,10 +91,10 @@ export class ConfigFile {
   }
 
   #readSection({ section }: OptionSpec<unknown>, place: SectionPlace, findings: Finding[]): unknown[] {
-    const { name, entry, read } = section!;
+    const { name, entry, read, together } = section!;
     const checked = check(sectionSchema(entry(v)), this.#table[name], [name]);
     findings.push(...checked.findings);
-    return Object.entries(checked.value ?? {}).flatMap(([key, value]) => {
+    const values = Object.entries(checked.value ?? {}).flatMap(([key, value]) => {
       try {
         return [read(key, value as never, place)];
       } catch (thrown) {
@@ -103,6 +103,9 @@ export class ConfigFile {
         return [];
       }
     });
+    for (const { entry: key, message } of together?.(values) ?? [])
+      findings.push({ path: [name, key], isKey: true, message });
+    return values;
   }
 }
 

@@ -48,6 +48,11 @@ export const OUTCOMES = {
   "wrong-host": outcome(421, "http_request_error", 2),
   "no-such-site": outcome(404, "destination_not_found", 3),
   "site-away": outcome(503, "destination_unavailable", 3),
+  "service-starting": outcome(503, "destination_unavailable", 3),
+  "service-stopped": outcome(503, "destination_unavailable", 3),
+  "service-failed": outcome(502, "destination_unavailable", 3),
+  "service-timeout": outcome(504, "connection_timeout", 124),
+  "launch-denied": outcome(403, "http_request_denied", 4),
   "visitor-denied": outcome(403, "http_request_denied", 4),
   "name-taken": outcome(409, "http_request_denied", 4),
   "not-granted": outcome(403, "http_request_denied", 4),
@@ -92,6 +97,15 @@ export interface Mistake {
   readonly frame: readonly string[];
 }
 
+/** What a command did, and what it said last. */
+export interface Evidence {
+  /** `exitCode`: 1. */
+  readonly facts: Readonly<Record<string, string | number>>;
+  readonly output: readonly string[];
+  /** Whoever looks at it shall look again after so many seconds. */
+  readonly refreshSeconds?: number;
+}
+
 export interface ErrorDetails {
   readonly cause?: unknown;
   /** What to try next, one sentence each. */
@@ -104,6 +118,8 @@ export interface ErrorDetails {
   readonly forLog?: string;
   /** All that is wrong in a file, where the message names it. */
   readonly mistakes?: readonly Mistake[];
+  /** For those who may see what the machine does. */
+  readonly evidence?: Evidence;
 }
 
 /** The only error seikan throws on purpose. */
@@ -114,6 +130,7 @@ export class SeikanError extends Error {
   readonly hopError: string | undefined;
   readonly forLog: string;
   readonly mistakes: readonly Mistake[];
+  readonly evidence: Evidence | undefined;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -124,6 +141,7 @@ export class SeikanError extends Error {
     this.hopError = details.hopError;
     this.forLog = details.forLog ?? message;
     this.mistakes = details.mistakes ?? [];
+    this.evidence = details.evidence;
   }
 
   get outcome(): Outcome {

@@ -37,6 +37,13 @@ export interface SectionSpec<T> {
   readonly entry: (v: typeof import("valibot")) => GenericSchema;
   /** Turns an entry of that shape into a value. Throws a usage error. */
   readonly read: (name: string, entry: never, place: SectionPlace) => T;
+  /** What is wrong between entries that are right by themselves. */
+  together?(values: readonly T[]): readonly EntryMistake[];
+}
+
+export interface EntryMistake {
+  readonly entry: string;
+  readonly message: string;
 }
 
 /** Where a section was written. */

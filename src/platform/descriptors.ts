@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
 
 /** Where nothing tells the limit: what every system grants. */
 const ASSUMED_LIMIT = 4096;
@@ -28,4 +28,14 @@ export function inheritedListeners(env: Readonly<Record<string, string | undefin
   const isForUs = env.LISTEN_PID === undefined || Number(env.LISTEN_PID) === process.pid;
   if (!isForUs || !Number.isInteger(count) || count < 1) return [];
   return Array.from({ length: count }, (_, index) => FIRST_INHERITED + index);
+}
+
+/** False when the process has none left: then every connection fails, whoever listens. */
+export function descriptorsLeft(): boolean {
+  try {
+    closeSync(openSync("/dev/null", "r"));
+    return true;
+  } catch (error) {
+    return !["EMFILE", "ENFILE"].includes((error as { code?: string }).code ?? "");
+  }
 }

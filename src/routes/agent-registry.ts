@@ -39,6 +39,8 @@ export interface RegistrySettings {
   readonly bindable: BindablePorts;
   /** It can be reached from outside. */
   readonly servesOutside: boolean;
+  /** A service of the server has this host, or would have. */
+  readonly isReserved: (host: string) => boolean;
   /** Gets each visitor of a port and owns its stream. */
   readonly visit: (exposure: Exposure, stream: ByteStream, peer: Peer) => void;
 }
@@ -135,6 +137,10 @@ export class AgentRegistry implements Sites {
   isApex(host: string, exposed: boolean): boolean {
     if (this.#isOwn(host)) return true;
     return this.#settings.domain === undefined && exposed && !isLoopbackHost(host);
+  }
+
+  unknown(host: string): SeikanError {
+    return noSuchSite(host);
   }
 
   // --- the dialling side --------------------------------------------------------
@@ -250,6 +256,8 @@ export class AgentRegistry implements Sites {
       if (spec.kind === "private") continue;
       if (this.#isOwn(nameIn(id)) || this.#coversOwn(nameIn(id)))
         throw new SeikanError("name-taken", `${nameIn(id)} is this server itself`);
+      if (this.#settings.isReserved(nameIn(id)))
+        throw new SeikanError("name-taken", `${nameIn(id)} is a service of the server`);
       // Whoever listed hosts for a token knows which is the server's own.
       const hasAny = rights.host(ANY_HOST);
       if (hasHost && hasAny && this.#settings.domain === undefined && this.#settings.servesOutside)

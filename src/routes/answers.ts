@@ -2,7 +2,7 @@ import type { SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { closeGently } from "../transports/gentle-close.ts";
 import { formatHead, type Fields } from "../wire/fields.ts";
-import { CONTENT_TYPES, errorForm, errorPage, PAGE_FIELDS, problem, type ErrorForm } from "./error-page.ts";
+import { CONTENT_TYPES, errorForm, errorLines, errorPage, PAGE_FIELDS, problem, type ErrorForm } from "./error-page.ts";
 
 const REASONS: Readonly<Record<number, string>> = {
   200: "OK",
@@ -87,11 +87,10 @@ export function errorAnswer(error: SeikanError, proxyName: string, style: ErrorS
 }
 
 function errorText(error: SeikanError, status: number, form: ErrorForm): string {
-  const { code, message, hints } = error;
-  const words = { status, reason: REASONS[status] ?? "Error", code, message, hints };
+  const { code, message, hints, evidence } = error;
+  const words = { status, reason: REASONS[status] ?? "Error", code, message, hints, evidence };
   if (form === "html") return errorPage(words);
-  if (form === "problem") return problem(words);
-  return [`seikan: ${message}`, ...hints.map((hint) => `hint: ${hint}`)].join("\n");
+  return form === "problem" ? problem(words) : errorLines(words);
 }
 
 const CHALLENGE = 'Basic realm="seikan", charset="UTF-8"';

@@ -163,7 +163,7 @@ export function dialTarget(context: RouteContext, target: Target, way: Way, aske
   const deadline = deadlineIn(context.limits.connectMs);
   return way.dial(target, {
     deadline,
-    source: peerOf(asker.client),
+    source: { ...peerOf(asker.client), isInside: !asker.exposed },
     permit: (address, tcp) => context.permissions.checkAddress(address, tcp, asker.exposed),
   });
 }

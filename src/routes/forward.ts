@@ -38,6 +38,8 @@ export interface Destination {
   mayKeep(): boolean;
   /** Where connections to it are listed that wait for a further request. */
   readonly idle: Set<IdleConnection> | undefined;
+  /** It became a connection of its own. */
+  upgraded?(): void;
   /** The exchange is over, however it went. */
   settled(): void;
 }
@@ -301,6 +303,7 @@ export class Exchange implements Sink, MessageHandler<ResponseHead>, BodyTaker {
   }
 
   #tunnel(rest: Uint8Array): void {
+    this.#destination.upgraded?.();
     this.#client.flush();
     const outbound = this.#upstream!.stream;
     const inbound = this.#connection.leave();

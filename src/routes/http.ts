@@ -13,8 +13,8 @@ import type { Client, RouteContext, Endpoint, Gateway } from "./context.ts";
 import { parseForwardTarget } from "./forward-request.ts";
 import { Exchange, type BodyTaker, type ClientConnection } from "./forward.ts";
 import { ForwardProxy } from "./forward-proxy.ts";
-import { admit, hostOf, probeNonce, siteErrorStyle, SiteVisit, visitorOf } from "./ingress.ts";
-import { noSuchSite, type Site, type Sites } from "./sites.ts";
+import { admit, hostOf, pathOf, probeNonce, siteErrorStyle, SiteVisit, visitorOf } from "./ingress.ts";
+import type { Site, Sites } from "./sites.ts";
 import type { UpstreamSlot } from "./upstream.ts";
 import { parseAuthorization } from "./users.ts";
 
@@ -132,14 +132,14 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
     const endpoint = path === undefined ? undefined : this.context.endpoints.find((one) => one.matches(path));
     if (endpoint?.protocol === CONNECT_UDP) return void this.#upgrade(endpoint, head, path!, isExposed);
     if (this.context.sites !== undefined) {
-      const site = this.#findSite(this.context.sites, head);
+      const site = this.#findSite(this.context.sites, head, isExposed);
       if (site instanceof SeikanError) return this.#fail(site, head, siteErrorStyle(head));
       if (site !== undefined) return void this.#visit(site, head);
     }
     const isOrigin = path !== undefined || head.target === "*";
     const { sites } = this.context;
     if (isOrigin && sites !== undefined && endpoint?.checksHost !== true && !isForServer(sites, head, isExposed)) {
-      return this.#fail(noSuchSite(hostOf(head) ?? ""), head, siteErrorStyle(head));
+      return this.#fail(sites.unknown(hostOf(head) ?? "", isExposed), head, siteErrorStyle(head));
     }
     const gateway = path === undefined ? undefined : this.context.gateways.find((one) => one.matches(path));
     if (gateway !== undefined) return void this.#passOn(gateway, head, isExposed);
@@ -149,11 +149,11 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
   }
 
   /** The site that a request is for; an error where it is for one that is not there. */
-  #findSite(sites: Sites, head: RequestHead): Site | SeikanError | undefined {
+  #findSite(sites: Sites, head: RequestHead, exposed: boolean): Site | SeikanError | undefined {
     const host = hostOf(head);
     if (host === undefined) return undefined;
     try {
-      return sites.find(host);
+      return sites.find(host, { path: pathOf(head), exposed });
     } catch (thrown) {
       return toSeikanError(thrown);
     }

@@ -21,6 +21,12 @@ import { parseBasic, type Users } from "./users.ts";
 const PROBE_PATH = "/.well-known/seikan-probe/";
 const STICKY_COOKIE = "seikan-member";
 
+/** What it asks of that host. */
+export function pathOf({ target }: RequestHead): string {
+  const path = target.startsWith("/") ? target : target.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i, "");
+  return path.startsWith("/") ? path : `/${path}`;
+}
+
 /** The host a request is for, in canonical form; undefined where it names none. */
 export function hostOf(head: RequestHead): string | undefined {
   const authority = absoluteAuthority(head) ?? fieldValue(head.fields, "host") ?? "";
@@ -62,8 +68,7 @@ export function visitorOf(head: RequestHead, client: Client, trusted: readonly N
     address: real ?? address,
     port: real === undefined ? port : 0,
     isSecure: proto === undefined ? isSecure : proto === "https",
-    host,
-    member,
+    ...{ host, member },
   };
 }
 
@@ -158,7 +163,8 @@ export class SiteVisit implements Destination {
 
   async reach(): Promise<ByteStream> {
     const deadline = deadlineIn(this.#context.limits.connectMs);
-    const reached = await this.#site.reach(this.#visitor, deadline, (way) => (this.way = way));
+    const tries = (way: Way) => (this.way = way);
+    const reached = await this.#site.reach(this.#visitor, deadline, tries, this.#head);
     this.#member = reached.member;
     this.#begin(reached.origin);
     return reached.stream;
@@ -199,6 +205,10 @@ export class SiteVisit implements Destination {
 
   mayKeep(): boolean {
     return this.#site.accepts(this.origin, this.#visitor);
+  }
+
+  upgraded(): void {
+    this.#visit?.upgraded?.();
   }
 
   settled(): void {

@@ -20,6 +20,8 @@ export interface Way {
   readonly resolvesHere: boolean;
   /** The agent that dials. */
   readonly agent?: string | undefined;
+  /** The service of ours that answers. */
+  readonly service?: string | undefined;
   /** Hears of what went that way. */
   readonly onAccess?: ((entry: AccessEntry) => void) | undefined;
   /** What chose it: a rule, an option or a variable; for people. */
@@ -72,8 +74,9 @@ export class RouteTable implements Routes {
   }
 }
 
-/** `direct`, or the hops in order, without credentials. */
+/** `direct`, `service:NAME`, or the hops in order, without credentials. */
 export function formatWay(way: Way): string {
+  if (way.service !== undefined) return `service:${way.service}`;
   return way.hops.length === 0 ? "direct" : way.hops.map(formatHop).join(" ");
 }
 

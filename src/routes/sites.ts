@@ -2,6 +2,7 @@ import type { Network } from "../core/address.ts";
 import type { Deadline } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
+import type { RequestHead } from "../wire/http1.ts";
 import type { Way } from "./route-table.ts";
 import type { IdleConnection } from "./upstream.ts";
 import type { Users } from "./users.ts";
@@ -38,11 +39,16 @@ export interface SitePolicy {
   readonly sticky: "cookie" | "address" | undefined;
 }
 
+/** Everybody may, and nothing changes. */
+export const OPEN_POLICY: SitePolicy = {
+  ...{ users: undefined, clients: [], hostHeader: undefined, requestFields: [], responseFields: [], sticky: undefined },
+};
+
 /** What visitors of a host reach: an exposure of an agent, a service. */
 export interface Site {
   readonly policy: SitePolicy;
-  /** Opens a connection to whoever serves it, for one request at a time; `tries` hears of each way that is tried. */
-  reach(visitor: Visitor, deadline: Deadline, tries: (way: Way) => void): Promise<Reached>;
+  /** Opens a connection to whoever serves it, for this request; `tries` hears of each way that is tried. */
+  reach(visitor: Visitor, deadline: Deadline, tries: (way: Way) => void, head: RequestHead): Promise<Reached>;
   /** A connection to this origin, opened before, may take one more request. */
   accepts(origin: string, visitor: Visitor): boolean;
   /** A request begins at this origin. */
@@ -55,8 +61,18 @@ export interface Visit {
   readonly way: Way | undefined;
   /** Where connections to the origin are listed that wait for a further request. */
   readonly idle: Set<IdleConnection> | undefined;
+  /** It became a connection of its own: a WebSocket. */
+  upgraded?(): void;
   /** It is over. */
   end(): void;
+}
+
+/** What is asked of a host. */
+export interface Asked {
+  /** Origin-form; undefined: anything there. */
+  readonly path: string | undefined;
+  /** The request comes from outside. */
+  readonly exposed: boolean;
 }
 
 export interface Reached {
@@ -70,9 +86,11 @@ export interface Reached {
 /** The hosts of a server. */
 export interface Sites {
   /** The site of a host (canonical, without port); undefined: it is none. Throws for one that is ours and not there. */
-  find(host: string): Site | undefined;
+  find(host: string, asked: Asked): Site | undefined;
   /** True for names that lead to this server's own paths; `exposed`: the request comes from outside. */
   isApex(host: string, exposed: boolean): boolean;
+  /** What a request is told whose host is nobody's. */
+  unknown(host: string, exposed: boolean): SeikanError;
 }
 
 /** What whoever asks for a site is told that there is not. */

@@ -13,7 +13,13 @@ export interface DialOptions {
   /** Hears of each step once it is done. */
   readonly trace?: Trace | undefined;
   /** Whom this is dialled for, where a PROXY header or a log at the far end says so. */
-  readonly source?: Peer | undefined;
+  readonly source?: Source | undefined;
+}
+
+/** Whom something is dialled for. */
+export interface Source extends Peer {
+  /** It asked from this machine, and nothing stood in between; left out: that is not known. */
+  readonly isInside?: boolean;
 }
 
 export type Trace = (step: TraceStep) => void;

@@ -78,7 +78,7 @@ class Rig implements Disposable {
   constructor(changes: Partial<RegistrySettings> = {}, ports = new Ports()) {
     this.ports = ports;
     this.registry = new AgentRegistry({
-      ...{ domain: DOMAIN, publicOrigin: undefined, servesOutside: false, bindable: ports },
+      ...{ domain: DOMAIN, publicOrigin: undefined, servesOutside: false, bindable: ports, isReserved: () => false },
       visit: (exposure, stream, peer) => {
         this.visits.push([exposure, peer]);
         stream.abort(new SeikanError("cancelled", "seen"));

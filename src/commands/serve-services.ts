@@ -1,0 +1,108 @@
+import { tcpTarget, type TcpTarget } from "../core/address.ts";
+import { toSeikanError } from "../core/errors.ts";
+import type { Scope } from "../core/scope.ts";
+import { LaunchLedger } from "../platform/launch-ledger.ts";
+import { runtimeFolder } from "../platform/runtime-folder.ts";
+import { ServiceSites } from "../routes/service-sites.ts";
+import { Services } from "../services/services.ts";
+import type { Dialer } from "../transports/transport.ts";
+import type { CommandIo } from "./command.ts";
+import type { ServiceEntry } from "./service-options.ts";
+
+/** Outgoing services of a changed configuration may take this long for the requests they have. */
+const RELOAD_DRAIN_MS = 10_000;
+
+export interface ServeServicesOptions {
+  readonly direct: Dialer;
+  readonly connectMs: number;
+  readonly io: CommandIo;
+}
+
+/** Everything `serve` does about services. */
+export class ServeServices {
+  readonly sites = new ServiceSites();
+  readonly services: Services;
+  readonly #io: CommandIo;
+  readonly #ledger: LaunchLedger | undefined;
+  #entries: readonly ServiceEntry[];
+  /** `http://*:8080`: how visitors reach this server. */
+  #origin = "http://*";
+
+  constructor(entries: readonly ServiceEntry[], { direct, connectMs, io }: ServeServicesOptions) {
+    this.#entries = entries;
+    this.#io = io;
+    this.#ledger = ledgerIn(io);
+    const settings = entries.map((entry) => entry.settings);
+    const host = { direct, connectMs, env: io.childEnv, ledger: this.#ledger, log: io.log };
+    this.services = new Services(settings, { ...host, urlOf: (name) => this.urlOf(name) ?? "" });
+    this.#publish();
+  }
+
+  /** Ends what a server that was killed left behind. Nothing that is started here outlives `scope`. */
+  async prepare(scope: Scope): Promise<void> {
+    scope.own(() => this.services.kill());
+    const ended = (await this.#ledger?.cleanUp()) ?? [];
+    if (ended.length > 0) this.#io.log.warn(`ended what a seikan that was killed left behind: ${ended.join(", ")}`);
+  }
+
+  /** The server listens: visitors reach it at `origin`, the host left open. */
+  publishAt(origin: string): void {
+    this.#origin = origin;
+  }
+
+  update(entries: readonly ServiceEntry[]): void {
+    this.#entries = entries;
+    this.services.update(
+      entries.map(({ settings }) => settings),
+      RELOAD_DRAIN_MS,
+    );
+    this.#publish();
+  }
+
+  #publish(): void {
+    this.sites.update(
+      this.#entries.map(({ settings, hosting }) => ({ service: this.services.find(settings.name)!, hosting })),
+    );
+  }
+
+  /** Ports of services are as little to be dialled through us as our own listeners. */
+  *targets(): Generator<TcpTarget> {
+    for (const { port } of this.services.all) {
+      if (port === undefined) continue;
+      yield tcpTarget("127.0.0.1", port);
+      yield tcpTarget("::1", port);
+    }
+  }
+
+  /** Where a person finds it. */
+  urlOf(name: string): string | undefined {
+    const hosting = this.#entries.find(({ settings }) => settings.name === name)?.hosting;
+    const host = hosting?.hosts.find((one) => !one.startsWith("*.")) ?? hosting?.hosts[0];
+    return host === undefined
+      ? undefined
+      : this.#origin.replace("*", host) + (hosting!.path === "/" ? "" : hosting!.path);
+  }
+
+  /** A line for each service: where it is, and what starts it. */
+  printTable(): void {
+    if (this.#entries.length === 0) return;
+    const rows = this.#entries.map(({ settings: { name, command, place } }) => {
+      const shown = typeof command === "string" ? command : command?.join(" ");
+      const port = place.kind === "loopback" && place.port !== undefined ? `port ${place.port}` : "";
+      return [name, this.urlOf(name) ?? "", shown ?? (place.kind === "target" ? "" : port)];
+    });
+    const widths = [0, 1].map((column) => Math.max(...rows.map((row) => row[column]!.length)));
+    for (const [name, url, what] of rows)
+      this.#io.log.info(`service ${name!.padEnd(widths[0]!)}  ${url!.padEnd(widths[1]!)}  ${what!.slice(0, 80)}`);
+  }
+}
+
+/** Where launches are remembered; undefined: there is no place that is ours alone. */
+function ledgerIn(io: CommandIo): LaunchLedger | undefined {
+  try {
+    return new LaunchLedger(runtimeFolder(io.env));
+  } catch (thrown) {
+    io.log.warn(`launches are not remembered: ${toSeikanError(thrown).message}`);
+    return undefined;
+  }
+}

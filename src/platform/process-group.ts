@@ -1,0 +1,150 @@
+import { existsSync, statSync } from "node:fs";
+import { constants } from "node:os";
+import { delimiter, join } from "node:path";
+import { deadlineIn, now, sleep } from "../core/clock.ts";
+import { SeikanError } from "../core/errors.ts";
+import { livingMembers, signalAll } from "./processes.ts";
+
+/** In the environment of everything a launch starts: so it is found again, also where it left the group. */
+const MARK = "SEIKAN_LAUNCH";
+
+export interface GroupOptions {
+  /** A text runs in a shell, a list directly. */
+  readonly command: string | readonly string[];
+  readonly folder: string;
+  readonly env: Readonly<Record<string, string>>;
+  /** Its output is a terminal. */
+  readonly hasTerminal: boolean;
+  readonly onOutput: (chunk: Uint8Array) => void;
+}
+
+/** How the first process of a group ended. */
+export interface Ending {
+  /** Undefined where a signal ended it. */
+  readonly code: number | undefined;
+  readonly signal: string | undefined;
+}
+
+/** How often a group is asked whether it has gone. */
+const POLL_MS = 20;
+/** How long SIGKILL may take. */
+const KILL_MS = 2000;
+
+/** A command that runs in a process group and session of its own, and everything it starts. */
+export class ProcessGroup {
+  readonly pid: number;
+  /** `SEIKAN_LAUNCH=…` */
+  readonly mark: string;
+  /** The first process is over; others may live on. */
+  readonly exited: Promise<Ending>;
+  readonly #child: Bun.Subprocess;
+  readonly #readers: { cancel(): Promise<void> }[] = [];
+  #stopping: Promise<void> | undefined;
+
+  /** Throws `command-not-found` or another SeikanError where it cannot begin. */
+  constructor(options: GroupOptions) {
+    const id = crypto.randomUUID();
+    this.mark = `${MARK}=${id}`;
+    this.#child = spawn(options, { ...withLocalBin(options), [MARK]: id });
+    this.pid = this.#child.pid;
+    for (const stream of [this.#child.stdout, this.#child.stderr])
+      if (stream instanceof ReadableStream) void this.#read(stream, options.onOutput);
+    this.exited = this.#child.exited.then((): Ending => {
+      const { exitCode, signalCode } = this.#child;
+      return { code: exitCode ?? undefined, signal: typeof signalCode === "string" ? signalCode : undefined };
+    });
+  }
+
+  get isAlive(): boolean {
+    return livingMembers(this.pid, this.mark).length > 0;
+  }
+
+  /** SIGTERM for all of it, SIGKILL for what is left after `graceMs`. Resolves when nothing is; repeating it waits with the first. */
+  stop(graceMs: number): Promise<void> {
+    this.#stopping ??= this.#stop(graceMs);
+    return this.#stopping;
+  }
+
+  async #stop(graceMs: number): Promise<void> {
+    await endAll(this.pid, this.mark, graceMs);
+    this.release();
+  }
+
+  /** At once, without waiting. */
+  kill(): void {
+    signalAll(this.pid, livingMembers(this.pid, this.mark), "SIGKILL");
+    this.release();
+  }
+
+  /** Nobody reads its output any more: whoever still holds the other end cannot hold us. */
+  release(): void {
+    for (const reader of this.#readers.splice(0)) void reader.cancel().catch(() => {});
+    this.#child.terminal?.close();
+  }
+
+  async #read(stream: ReadableStream<Uint8Array>, onOutput: (chunk: Uint8Array) => void): Promise<void> {
+    const reader = stream.getReader();
+    this.#readers.push(reader);
+    try {
+      for (let part = await reader.read(); !part.done; part = await reader.read()) onOutput(part.value);
+    } catch {
+      // Cancelled, or the pipe broke: there is no more output.
+    }
+  }
+}
+
+/** Ends every process of a launch: SIGTERM, then SIGKILL after `graceMs`. */
+export async function endAll(group: number | undefined, mark: string, graceMs: number): Promise<void> {
+  signalAll(group, livingMembers(group, mark), "SIGTERM");
+  if (await isGone(group, mark, graceMs)) return;
+  signalAll(group, livingMembers(group, mark), "SIGKILL");
+  await isGone(group, mark, KILL_MS);
+}
+
+async function isGone(group: number | undefined, mark: string, ms: number): Promise<boolean> {
+  const deadline = deadlineIn(ms);
+  while (livingMembers(group, mark).length > 0) {
+    if (now() >= deadline) return false;
+    await sleep(POLL_MS);
+  }
+  return true;
+}
+
+function spawn({ command, folder, hasTerminal, onOutput }: GroupOptions, env: Record<string, string>): Bun.Subprocess {
+  if (!existsSync(folder) || !statSync(folder).isDirectory())
+    throw new SeikanError("command-failed", `there is no folder ${folder}`);
+  const words = typeof command === "string" ? inShell(command) : [...command];
+  const path = Bun.which(words[0]!, { PATH: env.PATH ?? "", cwd: folder });
+  if (path === null) throw new SeikanError("command-not-found", `no such command: ${words[0]}`);
+  const common = { cwd: folder, env, argv0: words[0]!, detached: true };
+  try {
+    if (!hasTerminal)
+      return Bun.spawn([path, ...words.slice(1)], { ...common, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+    const data = (_: unknown, chunk: Uint8Array) => onOutput(new Uint8Array(chunk));
+    return Bun.spawn([path, ...words.slice(1)], { ...common, terminal: { cols: 120, rows: 40, data } });
+  } catch (cause) {
+    const code = (cause as { code?: string }).code ?? String(cause);
+    throw new SeikanError("command-not-executable", `cannot execute ${words[0]}: ${code}`, { cause });
+  }
+}
+
+function inShell(command: string): string[] {
+  return process.platform === "win32" ? ["cmd", "/d", "/s", "/c", command] : ["/bin/sh", "-c", command];
+}
+
+/** Tools that a project brings along are found, as npm's scripts find them. */
+function withLocalBin({ folder, env }: GroupOptions): Record<string, string> {
+  const local = join(folder, "node_modules", ".bin");
+  return existsSync(local) ? { ...env, PATH: `${local}${delimiter}${env.PATH ?? ""}` } : { ...env };
+}
+
+/** For people: `exit code 1`, `SIGKILL`. */
+export function describeEnding({ code, signal }: Ending): string {
+  return signal === undefined ? `exit code ${code}` : signal;
+}
+
+/** It ended as it was asked to, or by its own wish. */
+export function isClean({ code, signal }: Ending): boolean {
+  const asked: readonly number[] = [0, 128 + constants.signals.SIGTERM, 128 + constants.signals.SIGINT];
+  return signal === undefined ? asked.includes(code!) : signal === "SIGTERM" || signal === "SIGINT";
+}

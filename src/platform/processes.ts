@@ -1,0 +1,82 @@
+import { readdirSync, readFileSync } from "node:fs";
+
+/**
+ * What the system knows about processes. A number alone is nobody: numbers are
+ * used again, so a process is its number and the moment it began.
+ */
+
+const IS_LINUX = process.platform === "linux";
+
+/** When a process began, in whatever way the system counts; undefined: there is none with this number. */
+export function startOf(pid: number): string | undefined {
+  if (IS_LINUX) return readStat(pid)?.start;
+  if (process.platform === "win32") return undefined;
+  const { stdout } = Bun.spawnSync(["ps", "-o", "lstart=", "-p", String(pid)]);
+  const text = stdout.toString().trim();
+  return text === "" ? undefined : text;
+}
+
+/** Processes of a launch that are alive: of its group or session, or with its mark in their environment. */
+export function livingMembers(group: number | undefined, mark: string): number[] {
+  if (!IS_LINUX) return group !== undefined && groupExists(group) ? [group] : [];
+  return readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => Number.isInteger(pid) && pid !== process.pid && isMember(pid, group, mark));
+}
+
+/** Sends a signal to a group and to members that left it. Whoever is gone already is no error. */
+export function signalAll(group: number | undefined, members: readonly number[], signal: NodeJS.Signals): void {
+  if (process.platform === "win32") {
+    if (group !== undefined) Bun.spawnSync(["taskkill", "/T", "/F", "/PID", String(group)]);
+    return;
+  }
+  if (group !== undefined) trySignal(-group, signal);
+  for (const pid of members) if (IS_LINUX && readStat(pid)?.group !== group) trySignal(pid, signal);
+}
+
+function trySignal(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // It has gone.
+  }
+}
+
+function groupExists(group: number): boolean {
+  try {
+    process.kill(process.platform === "win32" ? group : -group, 0);
+    return true;
+  } catch (error) {
+    return (error as { code?: string }).code === "EPERM";
+  }
+}
+
+function isMember(pid: number, group: number | undefined, mark: string): boolean {
+  const stat = readStat(pid);
+  // A zombie is dead; its parent has not looked yet.
+  if (stat === undefined || stat.state === "Z" || stat.state === "X") return false;
+  if (group !== undefined && (stat.group === group || stat.session === group)) return true;
+  try {
+    return `\0${readFileSync(`/proc/${pid}/environ`, "latin1")}`.includes(`\0${mark}\0`);
+  } catch {
+    return false;
+  }
+}
+
+interface Stat {
+  readonly state: string;
+  readonly group: number;
+  readonly session: number;
+  readonly start: string;
+}
+
+/** proc_pid_stat(5); the name in parentheses may hold anything. */
+function readStat(pid: number): Stat | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, "latin1");
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    return { state: fields[0]!, group: Number(fields[2]), session: Number(fields[3]), start: fields[19]! };
+  } catch {
+    return undefined;
+  }
+}

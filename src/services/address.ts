@@ -1,0 +1,66 @@
+import { formatHostPort, tcpTarget, type Target } from "../core/address.ts";
+import { SeikanError, toSeikanError } from "../core/errors.ts";
+import type { ByteStream } from "../core/stream.ts";
+import { descriptorsLeft } from "../platform/descriptors.ts";
+import { tlsClient } from "../transports/tls.ts";
+import type { Dialer, DialOptions } from "../transports/transport.ts";
+import type { Place } from "./settings.ts";
+
+const LOOPBACKS = ["127.0.0.1", "::1"] as const;
+
+/** Where a service listens, once its port is known. Knows which loopback address answered last. */
+export class ServiceAddress {
+  readonly #direct: Dialer;
+  readonly #targets: Target[];
+  readonly #tls: { readonly insecure: boolean } | undefined;
+
+  /** `direct` dials without any hop; `tls`: the service speaks it. */
+  constructor(place: Place, port: number | undefined, direct: Dialer, tls: { insecure: boolean } | undefined) {
+    this.#direct = direct;
+    this.#tls = tls;
+    const loopback = port === undefined ? [] : LOOPBACKS.map((host) => tcpTarget(host, port));
+    this.#targets = place.kind === "loopback" ? loopback : [place.target];
+  }
+
+  /** Rejects with `connect-refused` only where nobody listens. */
+  async dial(options: DialOptions): Promise<ByteStream> {
+    const stream = await this.#connect(options);
+    if (this.#tls === undefined) return stream;
+    const target = this.#targets[0]!;
+    const isNamed = target.kind === "tcp" && !LOOPBACKS.some((host) => host === target.host);
+    const serverName = isNamed ? target.host : "localhost";
+    const tls = { serverName, peer: this.name, alpn: ["http/1.1"], ...this.#tls };
+    return tlsClient(stream, tls, options.deadline);
+  }
+
+  get name(): string {
+    const target = this.#targets[0];
+    if (target === undefined) return "no port yet";
+    return target.kind === "unix" ? `unix:${target.path}` : formatHostPort(target.host, target.port);
+  }
+
+  async #connect(options: DialOptions): Promise<ByteStream> {
+    let refusal: SeikanError | undefined;
+    for (const [index, target] of [...this.#targets].entries()) {
+      try {
+        const stream = await this.#direct(target, options);
+        // The one that answered comes first from now on.
+        if (index > 0) this.#targets.unshift(...this.#targets.splice(index, 1));
+        return stream;
+      } catch (thrown) {
+        const error = toSeikanError(thrown);
+        if (!isAbsent(error)) throw error;
+        refusal ??= error;
+      }
+    }
+    // A lack of descriptors looks the same.
+    if (!descriptorsLeft()) throw new SeikanError("limit-reached", "no file descriptors are left");
+    throw refusal ?? new SeikanError("connect-refused", "it has no port yet");
+  }
+}
+
+/** Nobody listens there: refused, or a unix socket that is not there. */
+export function isAbsent(error: SeikanError): boolean {
+  if (error.code === "connect-refused") return true;
+  return (error.cause as { code?: string } | undefined)?.code === "ENOENT";
+}

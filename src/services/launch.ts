@@ -1,0 +1,185 @@
+import { after, deadlineIn, now, sleep } from "../core/clock.ts";
+import { SeikanError, type Evidence } from "../core/errors.ts";
+import type { LaunchLedger } from "../platform/launch-ledger.ts";
+import { describeEnding, isClean, ProcessGroup, type Ending } from "../platform/process-group.ts";
+import { askHealth } from "../transports/ask-health.ts";
+import type { Dialer } from "../transports/transport.ts";
+import { Output } from "./output.ts";
+import type { ReadySign } from "./settings.ts";
+
+/** One start of a service, with everything decided. */
+export interface LaunchPlan {
+  readonly name: string;
+  readonly command: string | readonly string[];
+  readonly folder: string;
+  readonly env: Readonly<Record<string, string>>;
+  readonly hasTerminal: boolean;
+  readonly port: number | undefined;
+  readonly ready: ReadySign;
+  readonly readyMs: number;
+  readonly settleMs: number;
+  readonly stopMs: number;
+}
+
+/** Lines that are shown with an error. */
+const EVIDENCE_LINES = 30;
+/** First pauses between looking whether it is ready; later ones are longer. */
+const LOOK_MS = 10;
+const LONGEST_LOOK_MS = 250;
+/** How often a group is looked at whose first process ended well. */
+const FORKED_MS = 500;
+
+/** A command that was started, from its first moment to its last. */
+export class Launch {
+  readonly plan: LaunchPlan;
+  readonly output: Output;
+  readonly startedAt = now();
+  /** Resolves once it takes requests; rejects with what went wrong. */
+  readonly ready: Promise<void>;
+  /** Resolves when it is over. */
+  readonly ended: Promise<Ending>;
+  isReady = false;
+  readyAt = 0;
+  /** Told to stop: however it ends is fine. */
+  #isAsked = false;
+  readonly #group: ProcessGroup;
+  readonly #forget: () => void;
+
+  /** Throws where the command cannot begin. */
+  constructor(plan: LaunchPlan, dial: Dialer, output: Output, ledger: LaunchLedger | undefined) {
+    this.plan = plan;
+    this.output = output;
+    const { name, command, folder, env, hasTerminal } = plan;
+    const seen = Promise.withResolvers<void>();
+    const onOutput = (chunk: Uint8Array) => output.write(chunk);
+    if (plan.ready.kind === "log") this.#watchLog(plan.ready.text, seen.resolve);
+    this.#group = new ProcessGroup({ command, folder, env, hasTerminal, onOutput });
+    this.#forget = ledger?.add(name, this.pid, this.#group.mark) ?? (() => {});
+    this.ended = this.#watch();
+    this.ready = this.#becomeReady(dial, seen.promise);
+    this.ready.catch(() => {});
+  }
+
+  get pid(): number {
+    return this.#group.pid;
+  }
+
+  /** Ends all of it. Resolves when nothing is left; repeating it waits with the first. */
+  async stop(): Promise<void> {
+    this.#isAsked = true;
+    await this.#group.stop(this.plan.stopMs);
+    await this.ended;
+  }
+
+  /** At once, without waiting. */
+  kill(): void {
+    this.#isAsked = true;
+    this.#group.kill();
+    this.#forget();
+  }
+
+  /** What it did, and what it said last. */
+  evidence(more: Evidence["facts"] = {}): Evidence {
+    const { command, folder } = this.plan;
+    const shown = typeof command === "string" ? command : command.join(" ");
+    return { facts: { ...more, command: shown, folder }, output: this.output.tail(EVIDENCE_LINES) };
+  }
+
+  // --- its end --------------------------------------------------------------------
+
+  async #watch(): Promise<Ending> {
+    const ending = await this.#group.exited;
+    // It forked: what it started goes on without it.
+    while (isClean(ending) && !this.#isAsked && this.#group.isAlive) await sleep(FORKED_MS);
+    await this.#group.stop(this.plan.stopMs);
+    this.#forget();
+    return this.#isAsked ? { code: 0, signal: undefined } : ending;
+  }
+
+  // --- its beginning ---------------------------------------------------------------
+
+  async #becomeReady(dial: Dialer, seen: Promise<void>): Promise<void> {
+    const { readyMs, settleMs } = this.plan;
+    const looking = new AbortController();
+    const late = Promise.withResolvers<never>();
+    const cancel = after(readyMs, () => late.reject(this.#late()));
+    const over = this.ended.then((ending): never => {
+      throw this.#failed(ending);
+    });
+    try {
+      await Promise.race([this.#sign(dial, seen, looking.signal), over, late.promise]);
+      if (settleMs > 0) await Promise.race([sleep(settleMs, looking.signal), over]);
+      this.isReady = true;
+      this.readyAt = now();
+    } catch (thrown) {
+      if (thrown instanceof SeikanError && thrown.code === "service-timeout") void this.#group.stop(this.plan.stopMs);
+      throw thrown;
+    } finally {
+      looking.abort();
+      cancel();
+      over.catch(() => {});
+      late.promise.catch(() => {});
+    }
+  }
+
+  #late(): SeikanError {
+    const { name, readyMs, ready, port } = this.plan;
+    const what = {
+      port: `nothing listens${port === undefined ? "" : ` on port ${port}`}`,
+      http: `${ready.kind === "http" ? ready.path : ""} does not answer well`,
+      log: `it did not print ${ready.kind === "log" ? JSON.stringify(ready.text) : ""}`,
+    }[ready.kind];
+    return new SeikanError("service-timeout", `${name} was not ready within ${readyMs / 1000} s: ${what}`, {
+      evidence: this.evidence(),
+      hints: ["ready_timeout says how long to wait; does the command listen on {port} at {host}?"],
+    });
+  }
+
+  #failed(ending: Ending): SeikanError {
+    const { name } = this.plan;
+    const seconds = ((now() - this.startedAt) / 1000).toFixed(1);
+    return new SeikanError("service-failed", `${name} ended before it was ready: ${describeEnding(ending)}`, {
+      evidence: this.evidence({ ...endingFacts(ending), after: `${seconds} s` }),
+    });
+  }
+
+  #watchLog(text: string, seen: () => void): void {
+    const forget = this.output.follow((line) => {
+      if (!line.includes(text)) return;
+      forget();
+      seen();
+    });
+  }
+
+  /** Resolves with the sign; looks for it until `signal` aborts. */
+  async #sign(dial: Dialer, seen: Promise<void>, signal: AbortSignal): Promise<void> {
+    const { ready } = this.plan;
+    if (ready.kind === "log") return seen;
+    let pause = LOOK_MS;
+    while (!signal.aborted) {
+      if (await this.#shows(ready, dial)) return;
+      await sleep(pause, signal);
+      // Often while most servers start, and seldom once it takes long: a tenth of the time it took so far.
+      pause = Math.min(LONGEST_LOOK_MS, Math.max(LOOK_MS, (now() - this.startedAt) / 10));
+    }
+  }
+
+  async #shows(ready: ReadySign, dial: Dialer): Promise<boolean> {
+    const deadline = deadlineIn(LOOK_ANSWER_MS);
+    if (ready.kind === "http") return (await askHealth(dial, ready.path, deadline)).isHealthy;
+    try {
+      const stream = await dial({ kind: "unix", path: "" }, { deadline });
+      stream.abort(new SeikanError("cancelled", "it listens"));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+}
+
+/** How long one look may take. */
+const LOOK_ANSWER_MS = 2000;
+
+export function endingFacts({ code, signal }: Ending): Evidence["facts"] {
+  return signal === undefined ? { exitCode: code ?? 0 } : { signal };
+}

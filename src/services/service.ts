@@ -1,0 +1,517 @@
+import { readFileSync } from "node:fs";
+import { parseEnv } from "node:util";
+import { after, before, deadlineIn, now, sleep, sweep } from "../core/clock.ts";
+import { SeikanError, toSeikanError } from "../core/errors.ts";
+import type { Logger } from "../core/log.ts";
+import type { ByteStream } from "../core/stream.ts";
+import type { LaunchLedger } from "../platform/launch-ledger.ts";
+import { describeEnding, isClean, type Ending } from "../platform/process-group.ts";
+import { freePort } from "../transports/free-port.ts";
+import type { Dialer, DialOptions } from "../transports/transport.ts";
+import { endingFacts, Launch, type LaunchPlan } from "./launch.ts";
+import { isAbsent, ServiceAddress } from "./address.ts";
+import { failed, held, launchDenied, notOurs, startedElsewhere, starting, tooMany, type Failure } from "./messages.ts";
+import { Output } from "./output.ts";
+import { isIdle, pauseAfter, SETTLED_MS } from "./policy.ts";
+import { fillIn, runsTheSame, type Placeholders, type ServiceSettings } from "./settings.ts";
+
+/** What all services of a process share. */
+export interface ServiceHost {
+  /** Dials without any hop. */
+  readonly direct: Dialer;
+  /** For children: without our secrets. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly ledger: LaunchLedger | undefined;
+  readonly log: Logger;
+  readonly connectMs: number;
+  /** Where visitors find a service. */
+  urlOf(name: string): string;
+  find(name: string): Service | undefined;
+}
+
+export interface ReachOptions extends DialOptions {
+  /** False: whoever asks may use it while it runs, and not start it. */
+  readonly mayLaunch: boolean;
+  /** After so long a start that goes on is an error (`service-starting`); undefined: it is waited for. */
+  readonly patienceMs?: number | undefined;
+}
+
+export type ServiceState = "stopped" | "starting" | "ready" | "stopping" | "failed" | "held";
+
+/** Requests that wait for one service at once. */
+const MAX_WAITING = 256;
+/** A server that closed its port and lives may be about to open it again. */
+const RECOVER_MS = 5000;
+/** How long an outgoing server may take for the requests it has. */
+const DRAIN_MS = 10_000;
+const LOOK_MS = 50;
+
+/**
+ * A service by its name: at most one launch of it runs, and is started,
+ * watched and stopped here. What it is made of may change; who waits for it goes on waiting.
+ */
+export class Service {
+  #settings: ServiceSettings;
+  readonly #host: ServiceHost;
+  readonly #output = new Output();
+  #address: ServiceAddress;
+  #launch: Launch | undefined;
+  #beginning: Promise<Launch> | undefined;
+  #recovering: Promise<void> | undefined;
+  /** Launches on their way out: the next one waits for them. */
+  #leaving: Promise<unknown> = Promise.resolve();
+  #leavingCount = 0;
+  #isHeld = false;
+  #isClosed = false;
+  /** It was up, and nobody wanted it to end: after a crash it is started again unasked. */
+  #isWanted = false;
+  #crashes: number[] = [];
+  #failure: Failure | undefined;
+  #cancelRestart: () => void = () => {};
+  #open = 0;
+  #upgraded = 0;
+  #waiting = 0;
+  #lastUse = now();
+  #starts = 0;
+
+  constructor(settings: ServiceSettings, host: ServiceHost) {
+    this.#settings = settings;
+    this.#host = host;
+    this.#address = this.#addressAt(settings.place.kind === "loopback" ? settings.place.port : undefined);
+    sweep.add(this.#tick);
+  }
+
+  // --- what it is --------------------------------------------------------------------
+
+  get settings(): ServiceSettings {
+    return this.#settings;
+  }
+
+  get output(): Output {
+    return this.#output;
+  }
+
+  get state(): ServiceState {
+    if (this.#launch !== undefined) return this.#launch.isReady ? "ready" : "starting";
+    if (this.#beginning !== undefined) return "starting";
+    if (this.#leavingCount > 0) return "stopping";
+    if (this.#isHeld) return "held";
+    return this.#failure === undefined ? "stopped" : "failed";
+  }
+
+  get facts() {
+    const launch = this.#launch;
+    return {
+      pid: launch?.pid,
+      port: launch?.plan.port ?? (this.#settings.place.kind === "loopback" ? this.#settings.place.port : undefined),
+      upMs: launch?.isReady === true ? now() - launch.readyAt : undefined,
+      open: this.#open,
+      waiting: this.#waiting,
+      starts: this.#starts,
+      error: this.#failure?.error.message,
+    };
+  }
+
+  /** The port it has, where it is one of this machine's. */
+  get port(): number | undefined {
+    return this.facts.port;
+  }
+
+  /** Names what connections lead to: of another launch they are worth nothing. */
+  get generation(): string {
+    return `${this.#settings.name} ${this.#launch?.pid ?? "?"}`;
+  }
+
+  /** The launch that runs goes on to run. */
+  get takesRequests(): boolean {
+    return this.#launch === undefined ? this.#mayDial : this.#launch.isReady;
+  }
+
+  /** Somebody answers where it should listen, whoever started that. */
+  async answers(): Promise<boolean> {
+    try {
+      const stream = await this.#address.dial({ deadline: deadlineIn(500) });
+      stream.abort(new SeikanError("cancelled", "it answers"));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  // --- use ---------------------------------------------------------------------------
+
+  /** It is in use until the result is called; `isUpgraded`: by something that lasts, a WebSocket. */
+  use(isUpgraded = false): () => void {
+    this.#open++;
+    if (isUpgraded) this.#upgraded++;
+    let isOver = false;
+    return () => {
+      if (isOver) return;
+      isOver = true;
+      this.#open--;
+      if (isUpgraded) this.#upgraded--;
+      this.#lastUse = now();
+    };
+  }
+
+  /** Opens a connection to it, and starts it where nobody listens. */
+  async reach(options: ReachOptions): Promise<ByteStream> {
+    const patience = options.patienceMs === undefined ? undefined : deadlineIn(options.patienceMs);
+    const release = this.use();
+    this.#waiting++;
+    try {
+      if (this.#waiting > MAX_WAITING) throw tooMany(this.#settings, MAX_WAITING);
+      return await this.#reach(options, patience);
+    } finally {
+      this.#waiting--;
+      release();
+    }
+  }
+
+  async #reach(options: ReachOptions, patience: number | undefined): Promise<ByteStream> {
+    // Each turn is another launch; a server that cannot be kept up is given up.
+    for (let turn = 0; ; turn++) {
+      const launch = this.#launch;
+      if (this.#mayDial) {
+        try {
+          return await this.#address.dial({ ...options, deadline: deadlineIn(this.#host.connectMs) });
+        } catch (thrown) {
+          const error = toSeikanError(thrown);
+          if (!isAbsent(error) || !this.#canLaunch || turn > 2) throw error;
+        }
+      }
+      if (!options.mayLaunch && !this.#isStarting) throw launchDenied(this.#settings);
+      const started = launch?.isReady === true && launch === this.#launch ? this.#recover(launch) : this.ensure();
+      await this.#patiently(started, patience);
+    }
+  }
+
+  /** What leaves is not asked any more, and what is not ready not yet. */
+  get #mayDial(): boolean {
+    if (this.#launch !== undefined) return this.#launch.isReady;
+    return this.#leavingCount === 0 && this.#beginning === undefined && this.#hasPort;
+  }
+
+  get #hasPort(): boolean {
+    const { place } = this.#settings;
+    return place.kind === "target" || place.port !== undefined;
+  }
+
+  get #canLaunch(): boolean {
+    return this.#settings.command !== undefined;
+  }
+
+  get #isStarting(): boolean {
+    return this.state === "starting";
+  }
+
+  async #patiently(started: Promise<unknown>, patience: number | undefined): Promise<void> {
+    if (patience === undefined) return void (await started);
+    started.catch(() => {});
+    try {
+      await before(patience, started, "service-starting", "");
+    } catch (thrown) {
+      const error = toSeikanError(thrown);
+      throw error.code === "service-starting" ? starting(this.#settings, this.#launch) : error;
+    }
+  }
+
+  // --- starting ------------------------------------------------------------------------
+
+  /** Resolves once a launch is ready, whichever that is by then. */
+  async ensure(): Promise<void> {
+    const { readyMs, stopMs, settleMs } = this.#settings;
+    // A launch may have to wait for the one before it, and may be replaced by a changed one.
+    const deadline = deadlineIn(2 * (readyMs + settleMs + stopMs) + DRAIN_MS);
+    for (;;) {
+      if (this.#isClosed) throw new SeikanError("shutdown", `${this.#settings.name} is not served any more`);
+      if (this.#isHeld) throw held(this.#settings);
+      if (this.#launch === undefined && this.#failure !== undefined && now() < this.#failure.againAt)
+        throw failed(this.#settings, this.#failure);
+      const launch = this.#launch ?? (await before(deadline, this.#begin(), "service-timeout", this.#lateMessage));
+      try {
+        await before(deadline, launch.ready, "service-timeout", this.#lateMessage);
+      } catch (thrown) {
+        // Whoever replaced it has another one, which is waited for.
+        if (launch === this.#launch || this.#failure?.error === thrown || now() >= deadline) throw thrown;
+        await launch.ended;
+        continue;
+      }
+      if (launch === this.#launch) return;
+    }
+  }
+
+  get #lateMessage(): string {
+    return `${this.#settings.name} did not start in time`;
+  }
+
+  /** One start for everybody who asks meanwhile. */
+  #begin(): Promise<Launch> {
+    this.#beginning ??= this.#startNew().finally(() => (this.#beginning = undefined));
+    return this.#beginning;
+  }
+
+  async #startNew(): Promise<Launch> {
+    this.#cancelRestart();
+    await this.#leaving;
+    const releases = await this.#dependencies();
+    const { name } = this.#settings;
+    try {
+      if (this.#isClosed || this.#isHeld) throw held(this.#settings);
+      const plan = this.#plan();
+      this.#output.note(`starting: ${typeof plan.command === "string" ? plan.command : plan.command.join(" ")}`);
+      this.#address = this.#addressAt(plan.port);
+      const address = this.#address;
+      const launch = new Launch(plan, (_, options) => address.dial(options), this.#output, this.#host.ledger);
+      this.#launch = launch;
+      this.#starts++;
+      this.#host.log.info(`starting ${name}`, { pid: launch.pid, port: plan.port });
+      this.#follow(launch, releases);
+      return launch;
+    } catch (thrown) {
+      for (const release of releases) release();
+      const error = toSeikanError(thrown);
+      if (error.code === "service-stopped") throw error;
+      throw this.#crashed(
+        new SeikanError("service-failed", `${name} cannot be started: ${error.message}`, {
+          cause: error,
+          evidence: { facts: { folder: this.#settings.folder }, output: [] },
+        }),
+      );
+    }
+  }
+
+  /** Starts what this needs; it stays up as long as this runs. */
+  async #dependencies(): Promise<(() => void)[]> {
+    const needed = this.#settings.dependsOn.map((name) => this.#host.find(name)!);
+    const releases = needed.map((service) => service.use());
+    try {
+      await Promise.all(needed.map((service) => service.#becomeUsable()));
+      return releases;
+    } catch (thrown) {
+      for (const release of releases) release();
+      const error = toSeikanError(thrown);
+      const message = `${this.#settings.name} needs another service: ${error.message}`;
+      const evidence = error.evidence;
+      throw new SeikanError(error.code, message, { cause: error, hints: error.hints, ...(evidence && { evidence }) });
+    }
+  }
+
+  async #becomeUsable(): Promise<void> {
+    const stream = await this.reach({ deadline: 0, mayLaunch: true });
+    stream.abort(new SeikanError("cancelled", "it listens"));
+  }
+
+  #plan(): LaunchPlan {
+    const { name, place, command, folder, hasTerminal, ready, readyMs, settleMs, stopMs } = this.#settings;
+    const port = place.kind === "loopback" ? (place.port ?? freePort()) : undefined;
+    const words: Placeholders = { host: "127.0.0.1", port, name, url: this.#host.urlOf(name) };
+    const filled = typeof command === "string" ? fillIn(command, words) : command!.map((word) => fillIn(word, words));
+    return {
+      ...{ name, folder, hasTerminal, port, ready, readyMs, settleMs, stopMs },
+      command: filled,
+      env: this.#environment(words),
+    };
+  }
+
+  #environment(words: Placeholders): Record<string, string> {
+    const { env, envFile } = this.#settings;
+    const own = Object.fromEntries(Object.entries(env).map(([name, value]) => [name, fillIn(value, words)]));
+    const place = { ...(words.port !== undefined && { PORT: String(words.port), HOST: words.host }) };
+    return { ...this.#host.env, ...place, SEIKAN_URL: words.url, ...readEnvFile(envFile), ...own };
+  }
+
+  #addressAt(port: number | undefined): ServiceAddress {
+    const { place, tls, insecure } = this.#settings;
+    return new ServiceAddress(place, port, this.#host.direct, tls ? { insecure } : undefined);
+  }
+
+  #follow(launch: Launch, releases: readonly (() => void)[]): void {
+    const { log } = this.#host;
+    const { name } = launch.plan;
+    launch.ready.then(
+      () => {
+        this.#lastUse = now();
+        this.#isWanted = true;
+        this.#failure = undefined;
+        log.info(`${name} is ready`, { ms: Math.round(now() - launch.startedAt) });
+      },
+      (thrown: unknown) => {
+        if (launch !== this.#launch) return;
+        this.#launch = undefined;
+        this.#depart(launch);
+        this.#crashed(toSeikanError(thrown));
+      },
+    );
+    void launch.ended.then((ending) => {
+      for (const release of releases) release();
+      this.#ended(launch, ending);
+    });
+  }
+
+  // --- ends ----------------------------------------------------------------------------
+
+  #ended(launch: Launch, ending: Ending): void {
+    this.#output.note(describeEnding(ending));
+    // A launch that never was ready is told about by `ready`.
+    if (launch !== this.#launch || !launch.isReady) return;
+    this.#launch = undefined;
+    const { name } = launch.plan;
+    if (isClean(ending)) {
+      this.#isWanted = false;
+      this.#host.log.info(`${name} ended`);
+      return;
+    }
+    if (now() - launch.readyAt >= SETTLED_MS) this.#crashes = [];
+    const evidence = launch.evidence(endingFacts(ending));
+    this.#crashed(new SeikanError("service-failed", `${name} crashed: ${describeEnding(ending)}`, { evidence }));
+  }
+
+  /** Remembers a failure, and starts again after a pause where that is wanted. */
+  #crashed(error: SeikanError): SeikanError {
+    this.#crashes.push(now());
+    const { ms, isTripped } = pauseAfter(this.#crashes);
+    const isAutomatic = this.#settings.restarts && this.#isWanted && !isTripped && !this.#isHeld && !this.#isClosed;
+    if (!isAutomatic) this.#isWanted = false;
+    this.#failure = { error, againAt: now() + ms, isTripped, isAutomatic };
+    this.#host.log.error(error.message, {
+      code: error.code,
+      ...(isAutomatic && { again: `${ms / 1000}s` }),
+      ...(isTripped && { pausing: `${ms / 1000}s` }),
+    });
+    if (isAutomatic) {
+      this.#cancelRestart = after(ms, () => {
+        if (!this.#isHeld && !this.#isClosed && this.#launch === undefined) this.#begin().catch(() => {});
+      });
+    }
+    return error;
+  }
+
+  /** By hand: also where it was stopped by hand, or crashes too often. Resolves once it is ready. */
+  async start(): Promise<void> {
+    if (!this.#canLaunch) throw notOurs(this.#settings, "start");
+    this.#isHeld = false;
+    this.#failure = undefined;
+    this.#crashes = [];
+    if (this.#launch === undefined && this.#hasPort && this.#leavingCount === 0 && (await this.answers())) return;
+    await this.ensure();
+  }
+
+  /** By hand: it stays stopped until `start`. */
+  async stop(): Promise<void> {
+    if (!this.#canLaunch) throw notOurs(this.#settings, "stop");
+    if (this.#launch === undefined && this.#beginning === undefined && (await this.answers()))
+      throw startedElsewhere(this.#settings);
+    this.#isHeld = true;
+    await this.#halt();
+  }
+
+  async restart(): Promise<void> {
+    if (!this.#canLaunch) throw notOurs(this.#settings, "restart");
+    await this.#halt();
+    await this.start();
+  }
+
+  /** For good. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    sweep.delete(this.#tick);
+    await this.#halt();
+  }
+
+  /** For good, after the requests it has: its WebSockets end with it. */
+  async drain(ms: number): Promise<void> {
+    await this.#untilUnused(deadlineIn(ms));
+    await this.close();
+  }
+
+  /** At once. */
+  kill(): void {
+    this.#isClosed = true;
+    this.#cancelRestart();
+    sweep.delete(this.#tick);
+    this.#launch?.kill();
+  }
+
+  /** It is made differently from now on. A process that would not do any more ends once its requests are answered. */
+  update(settings: ServiceSettings): void {
+    const isSame = runsTheSame(this.#settings, settings);
+    this.#settings = settings;
+    const launch = this.#launch;
+    if (launch === undefined) this.#address = this.#addressAt(this.port);
+    if (isSame) return;
+    this.#failure = undefined;
+    this.#crashes = [];
+    if (launch === undefined) return;
+    this.#host.log.info(`${settings.name} was changed: the one that runs is stopped`);
+    this.#launch = undefined;
+    this.#leave(launch.isReady ? this.#untilUnused(deadlineIn(DRAIN_MS)).then(() => launch.stop()) : launch.stop());
+  }
+
+  async #halt(): Promise<void> {
+    this.#cancelRestart();
+    this.#isWanted = false;
+    const launch = this.#launch;
+    this.#launch = undefined;
+    if (launch !== undefined) this.#depart(launch);
+    await this.#leaving;
+  }
+
+  #depart(launch: Launch): void {
+    this.#leave(launch.stop());
+  }
+
+  #leave(ending: Promise<unknown>): void {
+    this.#leavingCount++;
+    const over = ending.catch(() => {}).finally(() => this.#leavingCount--);
+    this.#leaving = Promise.all([this.#leaving, over]);
+  }
+
+  /** Its requests are answered; who waits for a start is not one of them. */
+  async #untilUnused(deadline: number): Promise<void> {
+    while (this.#open - this.#upgraded - this.#waiting > 0 && now() < deadline) await sleep(LOOK_MS);
+  }
+
+  /** A server that lives and does not listen: it may be loading its new code. If it stays so it is started again. */
+  #recover(launch: Launch): Promise<void> {
+    this.#recovering ??= this.#untilListening(launch).finally(() => (this.#recovering = undefined));
+    return this.#recovering;
+  }
+
+  async #untilListening(launch: Launch): Promise<void> {
+    const deadline = deadlineIn(RECOVER_MS);
+    while (launch === this.#launch && now() < deadline) {
+      if (await this.answers()) return;
+      await Promise.race([sleep(LOOK_MS), launch.ended]);
+    }
+    if (launch !== this.#launch) return;
+    this.#host.log.warn(`${launch.plan.name} runs and does not listen any more: it is started again`);
+    this.#launch = undefined;
+    this.#depart(launch);
+  }
+
+  /** Every second. */
+  readonly #tick = (time: number): boolean => {
+    const launch = this.#launch;
+    const { idleMs, name } = this.#settings;
+    if (launch?.isReady === true && isIdle({ open: this.#open, lastUse: this.#lastUse }, idleMs, time)) {
+      this.#host.log.info(`${name} is stopped: nobody used it for ${idleMs / 1000} s`);
+      this.#isWanted = false;
+      this.#launch = undefined;
+      this.#depart(launch);
+    }
+    return !this.#isClosed;
+  };
+}
+
+function readEnvFile(path: string | undefined): Record<string, string> {
+  if (path === undefined) return {};
+  try {
+    return parseEnv(readFileSync(path, "utf8")) as Record<string, string>;
+  } catch (cause) {
+    throw new SeikanError(
+      "command-failed",
+      `cannot read ${path}: ${(cause as { code?: string }).code ?? String(cause)}`,
+    );
+  }
+}
