@@ -30,6 +30,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = Object.assign(Object.create(nu
     summary: "Expose what only this machine can reach, through a seikan serve elsewhere",
     load: async () => (await import("../commands/agent.ts")).agentCommand as unknown as Command,
   },
+  services: {
+    summary: "See, start and stop the services of a running seikan serve",
+    load: async () => (await import("../commands/services.ts")).servicesCommand as unknown as Command,
+  },
   config: {
     summary: "Check the configuration file, print what is in force and why, or its schema",
     load: async () => (await import("../commands/config.ts")).configCommand as unknown as Command,
@@ -154,7 +158,7 @@ function checkLine(
 
 function lookUpFor({ section, readsProject }: Command, { given }: ParsedWords, env: Env): LookUp {
   if (section === undefined) return { found: undefined, passedOver: undefined };
-  const named = given.get("config")?.at(-1) ?? env[variableOf("config")];
+  const named = given.get("config")?.at(-1);
   return lookUpConfig({ named, readsProject: readsProject ?? false, env, cwd: process.cwd() });
 }
 

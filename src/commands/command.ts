@@ -50,7 +50,7 @@ export interface Invocation<S extends OptionSpecs> {
   /** Everything behind `--`, untouched. */
   readonly tail: readonly string[] | undefined;
   /** Where an option's value came from: `--via`, `SEIKAN_VIA`, or `via in seikan.toml`. */
-  readonly sourceOf: (option: keyof S & string) => string;
+  readonly sourceOf: (option: keyof (S & typeof GLOBAL_OPTIONS) & string) => string;
   /** The configuration file, where there is one. */
   readonly config: UsedConfig<S> | undefined;
 }

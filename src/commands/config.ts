@@ -1,8 +1,8 @@
 import type { GenericSchema } from "valibot";
 import { ConfigFile, SECTIONS, type FileReader } from "../config/file.ts";
-import { lookUpConfig, PROJECT_FILE, userFile } from "../config/look-up.ts";
+import { lookUpConfig, PROJECT_FILE, userFile, type LookUp } from "../config/look-up.ts";
 import { isSecret, type KeyPath } from "../config/key-path.ts";
-import { resolveValues, variableOf, type Resolved } from "../config/resolve.ts";
+import { resolveValues, type Resolved } from "../config/resolve.ts";
 import { usageError } from "../core/errors.ts";
 import { flag, type OptionSpec, type OptionSpecs } from "../core/options.ts";
 import { AGENT_OPTIONS } from "./agent-options.ts";
@@ -45,7 +45,7 @@ const READERS: Readonly<Record<string, FileReader>> = {
 
 async function run(invocation: ConfigInvocation, io: CommandIo): Promise<number> {
   const [verb, reader] = invocation.positionals;
-  if (reader !== undefined && (verb !== "print" || READERS[reader] === undefined))
+  if (reader !== undefined && (verb !== "print" || !Object.hasOwn(READERS, reader)))
     throw usageError(`unexpected argument ${JSON.stringify(reader)}`, `usage: seikan config ${configCommand.usage}`);
   if (verb === "check") return check(invocation, io);
   if (verb === "print") return print(invocation, reader, io);
@@ -56,14 +56,21 @@ async function run(invocation: ConfigInvocation, io: CommandIo): Promise<number>
   );
 }
 
+function lookUp(command: string, { values, sourceOf }: ConfigInvocation, env: CommandIo["env"]): LookUp {
+  const named = sourceOf("config") === "--config" ? values.config : undefined;
+  return lookUpConfig({ named, readsProject: command === "serve", env, cwd: process.cwd() });
+}
+
 /** The file that `command` would read. */
-function fileFor(command: string, { values }: ConfigInvocation, env: CommandIo["env"]): ConfigFile | undefined {
-  const named = values.config ?? env[variableOf("config")];
-  const { found } = lookUpConfig({ named, readsProject: command === "serve", env, cwd: process.cwd() });
+function fileFor(command: string, invocation: ConfigInvocation, env: CommandIo["env"]): ConfigFile | undefined {
+  const { found } = lookUp(command, invocation, env);
   return found === undefined ? undefined : new ConfigFile(found.path);
 }
 
 async function check(invocation: ConfigInvocation, io: CommandIo): Promise<number> {
+  const { passedOver } = lookUp("serve", invocation, io.env);
+  if (passedOver !== undefined)
+    throw usageError(`${passedOver.path} is not read: ${passedOver.why}`, `--config ${passedOver.path} checks it`);
   const file = fileFor("serve", invocation, io.env);
   if (file === undefined)
     throw usageError(
@@ -93,10 +100,10 @@ async function print(invocation: ConfigInvocation, only: string | undefined, io:
     const values = await file?.read(reader, io.env);
     const lines = await linesOf(file);
     const resolved = resolveValues(reader.specs, new Map(), io.env, values);
-    printed.push(...optionsOf(reader, resolved, lines, sources), ...sectionsOf(reader, file, lines));
+    printed.push(...optionsOf(reader, resolved, lines, sources), ...sectionsOf(reader, resolved, file, lines));
   }
   if (io.printsEvents) io.print(JSON.stringify(asTree(printed)));
-  else for (const line of await asToml(printed, sources)) io.print(line);
+  else for (const line of asToml(printed, sources)) io.print(line);
   return 0;
 }
 
@@ -131,8 +138,14 @@ function asWritten(spec: OptionSpec<unknown>, words: readonly string[]): unknown
   return spec.kind === "flag" ? spec.parse(last) : last;
 }
 
-function sectionsOf({ specs }: FileReader, file: ConfigFile | undefined, lineOf: LineOf): Printed[] {
-  const names = Object.values(specs).flatMap(({ section }) => (section === undefined ? [] : [section.name]));
+function sectionsOf(
+  { specs }: FileReader,
+  { sources }: Resolved,
+  file: ConfigFile | undefined,
+  lineOf: LineOf,
+): Printed[] {
+  const inForce = Object.entries(specs).filter(([name]) => sources.get(name)?.kind === "file");
+  const names = inForce.flatMap(([, { section }]) => (section === undefined ? [] : [section.name]));
   return names.flatMap((name) =>
     leaves([name], file?.table(name)).map((leaf) => ({ ...leaf, source: lineOf(leaf.path) })),
   );
@@ -148,30 +161,33 @@ function leaves(path: KeyPath, value: unknown): { path: KeyPath; value: unknown 
 }
 
 /** Equal lines once: connect and serve share a section. */
-async function asToml(printed: readonly Printed[], withSources: boolean): Promise<string[]> {
-  const { stringify } = await import("smol-toml");
+function asToml(printed: readonly Printed[], withSources: boolean): string[] {
   const lines: string[] = [];
   let heading = "";
   const seen = new Set<string>();
   for (const { path, value, source } of printed) {
-    const key = path.join("\0");
-    if (seen.has(key)) continue;
-    seen.add(key);
     const table = `[${path
       .slice(0, -1)
       .map((part) => tomlKey(String(part)))
       .join(".")}]`;
+    const line = `${tomlKey(String(path.at(-1)))} = ${inline(value)}${withSources ? `  # ${source}` : ""}`;
+    if (seen.has(table + line)) continue;
+    seen.add(table + line);
     if (table !== heading) lines.push(...(lines.length > 0 ? [""] : []), table);
     heading = table;
-    const [name, inline] = [
-      tomlKey(String(path.at(-1))),
-      stringify({ x: [value] })
-        .trim()
-        .slice("x = [ ".length, -" ]".length),
-    ];
-    lines.push(`${name} = ${inline}${withSources ? `  # ${source}` : ""}`);
+    lines.push(line);
   }
   return lines;
+}
+
+/** A value in one line of TOML. */
+function inline(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(inline).join(", ")}]`;
+  if (value instanceof Date) return value.toISOString();
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  return `{ ${Object.entries(value)
+    .map(([key, one]) => `${tomlKey(key)} = ${inline(one)}`)
+    .join(", ")} }`;
 }
 
 function tomlKey(name: string): string {

@@ -261,7 +261,9 @@ function proxyVersion(value: string | undefined): boolean {
 
 /** An option may hold a password. */
 function redacted(text: string): string {
-  return text.replace(/(^|,)auth=.*?(?=,[a-z-]+=|$)/gs, "$1auth=***").replace(/\/\/[^/]*@/g, "//***@");
+  return text
+    .replace(/(^|,)(auth|re(?:quest|sponse)-header)=.*?(?=,[a-z-]+=|$)/gs, "$1$2=***")
+    .replace(/\/\/[^/]*@/g, "//***@");
 }
 
 function wrong(text: string, why: string) {

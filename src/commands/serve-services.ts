@@ -1,9 +1,11 @@
-import { tcpTarget, type TcpTarget } from "../core/address.ts";
+import { formatTarget, tcpTarget, type TcpTarget } from "../core/address.ts";
 import { toSeikanError } from "../core/errors.ts";
 import type { Scope } from "../core/scope.ts";
 import { LaunchLedger } from "../platform/launch-ledger.ts";
 import { runtimeFolder } from "../platform/runtime-folder.ts";
 import { ServiceSites } from "../routes/service-sites.ts";
+import type { ServiceDesk, ServiceReport } from "../routes/services-endpoint.ts";
+import type { Service } from "../services/service.ts";
 import { Services } from "../services/services.ts";
 import type { Dialer } from "../transports/transport.ts";
 import type { CommandIo } from "./command.ts";
@@ -19,7 +21,7 @@ export interface ServeServicesOptions {
 }
 
 /** Everything `serve` does about services. */
-export class ServeServices {
+export class ServeServices implements ServiceDesk {
   readonly sites = new ServiceSites();
   readonly services: Services;
   readonly #io: CommandIo;
@@ -83,6 +85,26 @@ export class ServeServices {
       : this.#origin.replace("*", host) + (hosting!.path === "/" ? "" : hosting!.path);
   }
 
+  find(name: string): Service | undefined {
+    return this.services.find(name);
+  }
+
+  report(): Promise<ServiceReport[]> {
+    return Promise.all(this.services.all.map((service) => this.#reportOf(service)));
+  }
+
+  async #reportOf(service: Service): Promise<ServiceReport> {
+    const { name, command, folder, place } = service.settings;
+    const isManaged = command !== undefined;
+    return {
+      ...{ name, folder, url: this.urlOf(name), managed: isManaged },
+      state: await stateOf(service),
+      command: typeof command === "string" ? command : command?.join(" "),
+      target: place.kind === "target" ? formatTarget(place.target) : undefined,
+      ...service.facts,
+    };
+  }
+
   /** A line for each service: where it is, and what starts it. */
   printTable(): void {
     if (this.#entries.length === 0) return;
@@ -95,6 +117,14 @@ export class ServeServices {
     for (const [name, url, what] of rows)
       this.#io.log.info(`service ${name!.padEnd(widths[0]!)}  ${url!.padEnd(widths[1]!)}  ${what!.slice(0, 80)}`);
   }
+}
+
+/** What it does by itself; where it does nothing, whether somebody else's server answers there. */
+async function stateOf(service: Service): Promise<ServiceReport["state"]> {
+  const { state, settings } = service;
+  if (settings.command === undefined) return (await service.answers()) ? "up" : "down";
+  const isIdle = state === "stopped" || state === "held" || state === "failed";
+  return isIdle && service.mayBeExternal && (await service.answers()) ? "external" : state;
 }
 
 /** Where launches are remembered; undefined: there is no place that is ours alone. */

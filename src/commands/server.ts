@@ -12,6 +12,7 @@ import { readProxyHeader, serveClient } from "../routes/front.ts";
 import type { Exposure } from "../routes/exposure.ts";
 import { Metrics } from "../routes/metrics.ts";
 import { Permissions, type Grant } from "../routes/permissions.ts";
+import { ServicesEndpoint } from "../routes/services-endpoint.ts";
 import { SiteDirectory } from "../routes/site-directory.ts";
 import { SiteRoutes } from "../routes/site-routes.ts";
 import { visitRaw } from "../routes/tls-entry.ts";
@@ -25,6 +26,7 @@ import { heartbeatEvery } from "../transports/pulse.ts";
 import type { Listener, Peer, Source } from "../transports/transport.ts";
 import { accessLogger } from "./access-log.ts";
 import { announce } from "./announce.ts";
+import { openControl } from "./control-socket.ts";
 import { Certificates, Stamps } from "./certificates.ts";
 import { REACH_OPTIONS, type CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
@@ -67,7 +69,7 @@ export class Server {
   /** It is meant to be reached from outside, whatever it listens on. */
   readonly #servesOutside: boolean;
   readonly #metrics = new Metrics();
-  /** For `/-/agents` and `/-/metrics`, where nobody from outside gets in. */
+  /** For `/-/agents`, `/-/metrics` and `/-/services`, where nobody from outside gets in. */
   readonly #runToken = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
   readonly #perAddress = new Map<string, number>();
   readonly #maxConnections: number;
@@ -128,6 +130,7 @@ export class Server {
     const watch = setInterval(() => void this.#reloadChanged(), WATCH_MS);
     scope.own(() => clearInterval(watch));
     this.#services.publishAt(this.#origin);
+    if (this.#invocation.config !== undefined) openControl(this.#services, this.#values, this.#io, scope);
     this.#writeRunToken(scope);
     this.#announce(scope);
   }
@@ -256,9 +259,12 @@ export class Server {
     }
   }
 
-  #admin(): Endpoint {
+  #admin(): Endpoint[] {
     const access = { admins: this.#values.admin, token: this.#runToken };
-    return new AdminEndpoint(access, this.#agents.registry, this.#metrics);
+    return [
+      new AdminEndpoint(access, this.#agents.registry, this.#metrics),
+      new ServicesEndpoint(this.#services, access),
+    ];
   }
 
   #createContext(): RouteContext {
@@ -280,7 +286,7 @@ export class Server {
         return access.users;
       },
       openToAll: values["no-auth"],
-      endpoints: [...endpointsOf(values), ...this.#agents.endpoints, this.#admin()],
+      endpoints: [...endpointsOf(values), ...this.#agents.endpoints, ...this.#admin()],
       gateways: this.#agents.gateways,
       sites: this.#sites,
       tls: { registry: this.#agents.registry, choose: (name) => this.#certificates?.choose(name) },

@@ -6,7 +6,8 @@ import { SeikanError, usageError } from "../core/errors.ts";
 import type { OptionSpec, OptionSpecs, SectionPlace } from "../core/options.ts";
 import { expandHome } from "./look-up.ts";
 import { configError, syntaxError, type Finding } from "./mistakes.ts";
-import { check, optionsSchema, sectionSchema, unknownKey } from "./schema.ts";
+import { isSecret, type KeyPath } from "./key-path.ts";
+import { check, closest, keysOf, optionsSchema, sectionSchema, unknownKey } from "./schema.ts";
 
 type Env = Readonly<Record<string, string | undefined>>;
 type Table = Readonly<Record<string, unknown>>;
@@ -48,7 +49,7 @@ export class ConfigFile {
   async read(reader: FileReader, env: Env): Promise<FileValues> {
     const { values, findings } = this.#read(reader, env);
     const all = [...this.#unknownSections(), ...findings];
-    if (all.length > 0) throw await configError(this.path, this.text, all);
+    if (all.length > 0) throw await configError(this.path, this.text, all, shownFor([reader]));
     return values;
   }
 
@@ -57,7 +58,7 @@ export class ConfigFile {
     const found = readers.flatMap((reader) => this.#read(reader, env).findings);
     const distinct = new Map(found.map((finding) => [`${finding.path.join("\0")}\0${finding.message}`, finding]));
     const all = [...this.#unknownSections(), ...distinct.values()];
-    if (all.length > 0) throw await configError(this.path, this.text, all);
+    if (all.length > 0) throw await configError(this.path, this.text, all, shownFor(readers));
   }
 
   /** What stands in a table, as it was written; undefined: there is none. */
@@ -109,9 +110,31 @@ export class ConfigFile {
   }
 }
 
+/** What may be shown of a file with mistakes: values of keys that these readers know, and that are no secrets. */
+function shownFor(readers: readonly FileReader[]): (path: KeyPath) => boolean {
+  const known = new Map<string, readonly string[]>();
+  for (const { section, specs } of readers) {
+    known.set(section, Object.keys(specs));
+    for (const { section: own } of Object.values(specs))
+      if (own !== undefined) known.set(own.name, keysOf(own.entry(v)));
+  }
+  return (path) => {
+    const [section, ...rest] = path;
+    const keys = known.get(String(section));
+    // Outside of all tables only tables are known.
+    if (keys === undefined || rest.length === 0) return false;
+    const isOption = readers.some((reader) => reader.section === section);
+    // The name of an entry is no key.
+    const key = rest[isOption ? 0 : 1];
+    if (key === undefined) return !isSecret(path);
+    const meant = closest(String(key), keys);
+    return meant !== undefined && !isSecret([String(section), meant]) && !isSecret(path);
+  };
+}
+
 function readText(path: string): string {
   try {
-    return readFileSync(path, "utf8");
+    return readFileSync(path, "utf8").replace(/^\uFEFF/, "");
   } catch (cause) {
     throw usageError(`cannot read ${path}: ${(cause as { code?: string }).code ?? String(cause)}`);
   }

@@ -5,8 +5,9 @@ import { isSecret, type KeyPath, type Place } from "./key-path.ts";
  * Finds where keys and values are written. The parser that knows positions is
  * a second one, loaded only once there is something to point at.
  */
-export function locator(text: string): Locator {
-  const [body] = parseTOML(text).body;
+export function locator(text: string, isShown: (path: KeyPath) => boolean = (path) => !isSecret(path)): Locator {
+  const program = parseTOML(text);
+  const [body] = program.body;
   const written: Written[] = [];
   for (const node of body.body) {
     if (node.type === "TOMLKeyValue") collect(node, [], written);
@@ -18,12 +19,17 @@ export function locator(text: string): Locator {
   const locate = (path: KeyPath, isKey: boolean) => {
     // What is missing is missing in the table around it.
     for (let length = path.length; length > 0; length--) {
-      const found = written.find((one) => isSame(one.path, path.slice(0, length)));
+      const wanted = path.slice(0, length);
+      const found =
+        written.find((one) => isEqual(one.path, wanted)) ??
+        written.find((one) => isSame(one.path.slice(0, length), wanted));
       if (found !== undefined) return placeOf(isKey || length < path.length ? found.key : found.value);
     }
     return undefined;
   };
-  return { locate, shown: masked(text, written) };
+  const hidden = written.filter(({ path, key, value }) => value !== key && !isShown(path)).map(({ value }) => value);
+  // A comment may hold what was a value before.
+  return { locate, shown: masked(text, [...hidden, ...program.comments]) };
 }
 
 export interface Locator {
@@ -33,12 +39,11 @@ export interface Locator {
   readonly shown: string;
 }
 
-function masked(text: string, written: readonly Written[]): string {
+function masked(text: string, hidden: readonly Node[]): string {
   let shown = text;
-  for (const { path, key, value } of written) {
-    if (value === key || !isSecret(path)) continue;
-    const [start, end] = value.range;
-    shown = shown.slice(0, start) + shown.slice(start, end).replace(/[^\s]/g, "*") + shown.slice(end);
+  for (const { range } of hidden) {
+    const [start, end] = range;
+    shown = shown.slice(0, start) + shown.slice(start, end).replace(/[^\s#]/g, "*") + shown.slice(end);
   }
   return shown;
 }
@@ -66,6 +71,10 @@ function collectValue(value: AST.TOMLContentNode, path: KeyPath, written: Writte
     written.push({ path: [...path, index], key: element, value: element });
     collectValue(element, [...path, index], written);
   }
+}
+
+function isEqual(a: KeyPath, b: KeyPath): boolean {
+  return a.length === b.length && a.every((part, index) => part === b[index]);
 }
 
 /** Hyphens and underscores are the same in keys. */

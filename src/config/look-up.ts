@@ -20,7 +20,7 @@ export interface LookUp {
 }
 
 export interface LookUpOptions {
-  /** What `--config` or `$SEIKAN_CONFIG` says. */
+  /** What `--config` says; `$SEIKAN_CONFIG` is asked without it. */
   readonly named: string | undefined;
   readonly readsProject: boolean;
   readonly env: Env;
@@ -32,9 +32,11 @@ export interface LookUpOptions {
  * folder above, up to the root of the repository; the user's own. The first counts alone.
  */
 export function lookUpConfig({ named, readsProject, env, cwd }: LookUpOptions): LookUp {
-  if (named !== undefined && named !== "") {
-    const path = resolve(cwd, expandHome(named, env));
-    if (!existsSync(path)) throw usageError(`--config: there is no file ${path}`);
+  const asked = named ?? env.SEIKAN_CONFIG;
+  if (asked !== undefined && asked !== "") {
+    const path = resolve(cwd, expandHome(asked, env));
+    const source = named === undefined ? "SEIKAN_CONFIG" : "--config";
+    if (!existsSync(path)) throw usageError(`${source}: there is no file ${path}`);
     return { found: { path, kind: "named" }, passedOver: undefined };
   }
   const project = readsProject ? projectFile(cwd) : undefined;

@@ -11,21 +11,31 @@ export interface Finding {
 }
 
 /** One error for everything that was found, each with its line. */
-export async function configError(path: string, text: string, findings: readonly Finding[]): Promise<SeikanError> {
+export async function configError(
+  path: string,
+  text: string,
+  findings: readonly Finding[],
+  isShown?: (path: KeyPath) => boolean,
+): Promise<SeikanError> {
   const { locator } = await import("./locate.ts");
-  const { locate, shown } = locator(text);
+  const { locate, shown } = locator(text, isShown);
   const mistakes = findings
     .map((finding): Mistake => mistakeAt(shown, locate(finding.path, finding.isKey), finding))
     .toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
   return mistaken(path, mistakes);
 }
 
-/** The text is no TOML. */
+/** The text is no TOML: nothing can be told about its values, so none is shown. */
 export function syntaxError(path: string, text: string, line: number, column: number, message: string): SeikanError {
   const finding = { path: [], isKey: false, message };
-  // Where nothing can be told about it, texts in quotes may be secrets.
-  const shown = text.replace(/(["'])(?:(?!\1)[^\n])+/g, (quoted) => quoted[0] + "*".repeat(quoted.length - 1));
+  const shown = text.split("\n").map(withoutValue).join("\n");
   return mistaken(path, [mistakeAt(shown, { line, column, length: 1 }, finding)]);
+}
+
+/** A table's name, or a key; what stands behind it, and anything else, may be a secret. */
+function withoutValue(line: string): string {
+  const shown = /^\s*(?:\[[^"'=]*|[\w.-]+\s*=)/.exec(line)?.[0] ?? "";
+  return shown + line.slice(shown.length).replace(/[^\s]/g, "*");
 }
 
 function mistaken(path: string, mistakes: readonly Mistake[]): SeikanError {
@@ -43,7 +53,7 @@ const CONTEXT = 1;
 
 /** The line, its neighbours, and a mark below what is meant. */
 export function codeFrame(text: string, { line, column, length }: Place): string[] {
-  const lines = text.split(/\r?\n/);
+  const lines = text.replaceAll("\t", " ").split(/\r?\n/);
   const first = Math.max(1, line - CONTEXT);
   const last = Math.min(lines.length, line + CONTEXT);
   const width = String(last).length;

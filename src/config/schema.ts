@@ -8,7 +8,8 @@ import type { Finding } from "./mistakes.ts";
 
 /** What a section of options looks like: every flag has its key. */
 export function optionsSchema(specs: OptionSpecs): GenericSchema<Record<string, unknown>> {
-  const written = Object.entries(specs).filter(([, { kind }]) => kind !== "section");
+  // A file cannot name itself.
+  const written = Object.entries(specs).filter(([name, { kind }]) => kind !== "section" && name !== "config");
   const entries = written.map(([name, spec]) => [name, v.optional(optionSchema(spec))] as const);
   return v.strictObject(Object.fromEntries(entries)) as GenericSchema<Record<string, unknown>>;
 }
@@ -22,17 +23,21 @@ function shapeOf(spec: OptionSpec<unknown>): GenericSchema {
   const word = v.pipe(v.union([v.string(), v.number()], "expected a text"), parsed<string | number>(spec));
   if (spec.kind === "list") return v.union([v.array(word), word], LIST);
   if (spec.bare === undefined) return word;
-  return v.union([v.boolean(), v.pipe(v.array(v.string()), parsed<string[]>(spec)), word], LIST);
+  const several = v.pipe(
+    v.array(v.pipe(v.string(), parsed<string>(spec))),
+    v.minLength(1, "expected at least one; true is everything, false nothing"),
+  );
+  return v.union([v.boolean(), several, word], LIST);
 }
 
 const LIST = "expected a text or a list of texts";
 
 /** What the command line would say about it. */
-function parsed<T extends string | number | string[]>(spec: OptionSpec<unknown>) {
+function parsed<T extends string | number>(spec: OptionSpec<unknown>) {
   return v.rawCheck<T>(({ dataset, addIssue }) => {
     if (!dataset.typed) return;
     try {
-      spec.parse([dataset.value].flat().join(","));
+      spec.parse(String(dataset.value));
     } catch (thrown) {
       if (!(thrown instanceof SeikanError)) throw thrown;
       addIssue({ message: [thrown.message, ...thrown.hints].join("; ") });
@@ -56,8 +61,12 @@ export function check<T>(schema: GenericSchema<T>, input: unknown, above: KeyPat
   const findings: Finding[] = [];
   const result = v.safeParse(schema, spelled(schema, input, above, findings));
   if (!result.success) {
-    const issues = result.issues.flatMap((issue) => innermost(issue));
-    findings.push(...issues.map((issue) => toFinding(issue, above)));
+    const issues = result.issues.flatMap((issue) => innermost(issue)).map((issue) => toFinding(issue, above));
+    // What was found wrong as a whole is not looked into.
+    const whole = findings.filter(({ isKey }) => !isKey).map(({ path }) => path);
+    findings.push(
+      ...issues.filter(({ path }) => !whole.some((one) => one.every((part, index) => part === path[index]))),
+    );
   }
   return { value: findings.length === 0 ? (result.output as T) : undefined, findings };
 }
@@ -78,7 +87,9 @@ function toFinding(issue: Issue, above: KeyPath): Finding {
   const path = [...above, ...(issue.path ?? []).map(({ key }) => key as string | number)];
   const name = path.filter((part) => typeof part === "string").at(-1) ?? "";
   if (issue.kind === "schema" && issue.input === undefined) return { path, isKey: true, message: `${name} is missing` };
-  const got = issue.kind === "schema" && !isSecret(path) ? `, got ${shown(issue.input)}` : "";
+  // A text outside of all tables may be anything.
+  const isHidden = isSecret(path) || (path.length === 1 && typeof issue.input === "string");
+  const got = issue.kind === "schema" && !isHidden ? `, got ${shown(issue.input)}` : "";
   const said = issue.message.startsWith("Invalid ")
     ? `expected ${NAMES[issue.expected ?? ""] ?? issue.expected}`
     : issue.message;
@@ -100,6 +111,16 @@ function shown(input: unknown): string {
   return JSON.stringify(input) ?? String(input);
 }
 
+/** The known key that is meant, whatever its spelling. */
+export function closest(key: string, known: readonly string[]): string | undefined {
+  return known.find((one) => plain(one) === plain(key)) ?? suggest(key, known);
+}
+
+/** Of an entry that is a table. */
+export function keysOf(schema: GenericSchema): string[] {
+  return Object.keys(partsOf(schema).entries ?? {});
+}
+
 export function unknownKey(path: KeyPath, known: readonly string[], what = "key"): Finding {
   const name = String(path.at(-1));
   const close = suggest(name, known);
@@ -114,6 +135,10 @@ export function unknownKey(path: KeyPath, known: readonly string[], what = "key"
 function spelled(schema: GenericSchema, input: unknown, path: KeyPath, findings: Finding[]): unknown {
   if (typeof input !== "object" || input === null || input instanceof Date) return input;
   const { type, item, value, entries } = partsOf(schema);
+  if (Array.isArray(input) && item === undefined && (entries !== undefined || type === "record")) {
+    findings.push({ path, isKey: false, message: `${String(path.at(-1))}: expected a table, got a list` });
+    return undefined;
+  }
   if (Array.isArray(input))
     return item === undefined ? input : input.map((one, index) => spelled(item, one, [...path, index], findings));
   const under = (key: string) => [...path, key];

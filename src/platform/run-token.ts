@@ -1,4 +1,4 @@
-import { rmSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Scope } from "../core/scope.ts";
 import { runtimeFolder } from "./runtime-folder.ts";
@@ -11,4 +11,13 @@ export function writeRunToken(token: string, env: Readonly<Record<string, string
   writeFileSync(file, `${token}\n`, { mode: 0o600, flag: "wx" });
   scope.own(() => rmSync(file, { force: true }));
   return file;
+}
+
+/** The secret of another run of this user; undefined where it has none. */
+export function readRunToken(pid: number, env: Readonly<Record<string, string | undefined>>): string | undefined {
+  try {
+    return readFileSync(join(runtimeFolder(env), `serve-${pid}.token`), "utf8").trim();
+  } catch {
+    return undefined;
+  }
 }

@@ -38,25 +38,13 @@ export class AdminEndpoint implements Endpoint {
     const { head, path, context } = request;
     if (head.method !== "GET" && head.method !== "HEAD")
       throw new SeikanError("method-refused", "this can only be looked at");
-    await this.#authorize(request);
+    await authorizeAdmin(request, this.#access);
     const isMetrics = path === METRICS_PATH;
     const text = isMetrics ? this.#metrics.text(context.live.size, this.#registry) : this.#agents();
     const contentType = isMetrics ? "text/plain; version=0.0.4; charset=utf-8" : JSON_TYPE;
     const stream = request.leave();
     if (stream === undefined) return;
     closeWith(stream, textAnswer({ status: 200, text, contentType, headOnly: head.method === "HEAD" }));
-  }
-
-  async #authorize(request: UpgradeRequest): Promise<void> {
-    const { context, exposed, head } = request;
-    const shown = /^bearer +(\S+) *$/i.exec(fieldValue(head.fields, "authorization") ?? "")?.[1];
-    if (!exposed && shown !== undefined && timingSafeEqual(digestOf(shown), digestOf(this.#access.token))) return;
-    if (context.users === undefined) throw wanted(exposed);
-    const user = await request.authorize();
-    if (user === undefined || !this.#access.admins.includes(user))
-      throw new SeikanError("target-denied", `${user ?? "this user"} is no admin`, {
-        hints: ["--admin USER makes one"],
-      });
   }
 
   #agents(): string {
@@ -80,6 +68,19 @@ export class AdminEndpoint implements Endpoint {
     }));
     return JSON.stringify({ agents }, null, 2);
   }
+}
+
+/** Throws unless whoever asks is an admin, or asks from this machine with the token of this run. */
+export async function authorizeAdmin(request: UpgradeRequest, access: AdminAccess): Promise<void> {
+  const { context, exposed, head } = request;
+  const shown = /^bearer +(\S+) *$/i.exec(fieldValue(head.fields, "authorization") ?? "")?.[1];
+  if (!exposed && shown !== undefined && timingSafeEqual(digestOf(shown), digestOf(access.token))) return;
+  if (context.users === undefined) throw wanted(exposed);
+  const user = await request.authorize();
+  if (user === undefined || !access.admins.includes(user))
+    throw new SeikanError("target-denied", `${user ?? "this user"} is no admin`, {
+      hints: ["--admin USER makes one"],
+    });
 }
 
 function wanted(exposed: boolean): SeikanError {

@@ -82,7 +82,7 @@ export class Launch {
   evidence(more: Evidence["facts"] = {}): Evidence {
     const { command, folder } = this.plan;
     const shown = typeof command === "string" ? command : command.join(" ");
-    return { facts: { ...more, command: shown, folder }, output: this.output.tail(EVIDENCE_LINES) };
+    return { facts: { ...more, command: shown, folder }, output: this.output.latest(EVIDENCE_LINES) };
   }
 
   // --- its end --------------------------------------------------------------------

@@ -9,6 +9,8 @@ export class Output {
   readonly #followers = new Set<(line: string) => void>();
   readonly #decoder = new TextDecoder();
   #partial = "";
+  /** Lines since the last launch began. */
+  #fresh = 0;
 
   write(chunk: Uint8Array): void {
     const parts = (this.#partial + this.#decoder.decode(chunk, { stream: true })).split("\n");
@@ -20,6 +22,19 @@ export class Output {
   note(text: string): void {
     this.#flush();
     this.#add(`# ${text}`);
+  }
+
+  /** A launch begins, with this command. */
+  begin(command: string): void {
+    this.note(`starting: ${command}`);
+    this.#fresh = 0;
+  }
+
+  /** The last lines of the last launch. */
+  latest(count: number): string[] {
+    const partial = this.#partial === "" ? 0 : 1;
+    const most = Math.min(count, this.#fresh + partial);
+    return most === 0 ? [] : this.tail(most);
   }
 
   /** The last lines, an unfinished one included. */
@@ -42,6 +57,7 @@ export class Output {
   #add(text: string): void {
     const line = plainLine(text);
     this.#lines.push(line);
+    this.#fresh++;
     if (this.#lines.length > LINES) this.#lines.shift();
     for (const follower of this.#followers) follower(line);
   }

@@ -104,7 +104,7 @@ export class Service {
     return {
       pid: launch?.pid,
       port: launch?.plan.port ?? (this.#settings.place.kind === "loopback" ? this.#settings.place.port : undefined),
-      upMs: launch?.isReady === true ? now() - launch.readyAt : undefined,
+      upMs: launch?.isReady === true ? Math.round(now() - launch.readyAt) : undefined,
       open: this.#open,
       waiting: this.#waiting,
       starts: this.#starts,
@@ -125,6 +125,11 @@ export class Service {
   /** The launch that runs goes on to run. */
   get takesRequests(): boolean {
     return this.#launch === undefined ? this.#mayDial : this.#launch.isReady;
+  }
+
+  /** It has a place of its own, where somebody else may have started a server. */
+  get mayBeExternal(): boolean {
+    return this.#launch === undefined && this.#leavingCount === 0 && this.#hasPort;
   }
 
   /** Somebody answers where it should listen, whoever started that. */
@@ -259,7 +264,7 @@ export class Service {
     try {
       if (this.#isClosed || this.#isHeld) throw held(this.#settings);
       const plan = this.#plan();
-      this.#output.note(`starting: ${typeof plan.command === "string" ? plan.command : plan.command.join(" ")}`);
+      this.#output.begin(typeof plan.command === "string" ? plan.command : plan.command.join(" "));
       this.#address = this.#addressAt(plan.port);
       const address = this.#address;
       const launch = new Launch(plan, (_, options) => address.dial(options), this.#output, this.#host.ledger);
@@ -393,14 +398,14 @@ export class Service {
     this.#isHeld = false;
     this.#failure = undefined;
     this.#crashes = [];
-    if (this.#launch === undefined && this.#hasPort && this.#leavingCount === 0 && (await this.answers())) return;
+    if (this.mayBeExternal && (await this.answers())) return;
     await this.ensure();
   }
 
   /** By hand: it stays stopped until `start`. */
   async stop(): Promise<void> {
     if (!this.#canLaunch) throw notOurs(this.#settings, "stop");
-    if (this.#launch === undefined && this.#beginning === undefined && (await this.answers()))
+    if (this.mayBeExternal && this.#beginning === undefined && (await this.answers()))
       throw startedElsewhere(this.#settings);
     this.#isHeld = true;
     await this.#halt();

@@ -103,7 +103,7 @@ class Collected<Head extends { framing: unknown }> implements Step<{ head: Head;
   }
 }
 
-/** Gives every line of JSON text that arrives to `take`; owns nothing. `closed` comes once. */
+/** Gives every line of text that arrives to `take`; owns nothing. `closed` comes once. */
 export class LineReader implements Sink {
   readonly #take: (line: string) => void;
   readonly #closed: (reason: CloseReason) => void;
@@ -118,7 +118,7 @@ export class LineReader implements Sink {
   onData(chunk: Uint8Array): void {
     const lines = (this.#rest + this.#decoder.decode(chunk, { stream: true })).split("\n");
     this.#rest = lines.pop()!.slice(0, CONTROL_BYTES);
-    for (const line of lines) if (line !== "") this.#take(line);
+    for (const line of lines) this.#take(line);
   }
 
   onEnd(): void {}

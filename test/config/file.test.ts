@@ -118,7 +118,8 @@ describe("what a file says", () => {
 
 describe("entries in tables of their own", () => {
   test("are values of their option, besides those of its list", async () => {
-    const text = '[serve]\nroute = "a.org=direct"\n[route]\n"*.b.org" = "http://x:1"\n"c.org" = ["http://x:1", "direct"]\n';
+    const text =
+      '[serve]\nroute = "a.org=direct"\n[route]\n"*.b.org" = "http://x:1"\n"c.org" = ["http://x:1", "direct"]\n';
     const values = await read(text);
     expect(values.wordsOf("route")).toEqual(["a.org=direct"]);
     expect(values.entriesOf("route")).toEqual(["*.b.org=http://x:1", "c.org=http://x:1,direct"]);
@@ -141,7 +142,10 @@ describe("entries in tables of their own", () => {
   test("are read into what the command works with", async () => {
     const text = `[token.ci]\nhash = "${HASH}"\nagents = ["ci-*"]\nports = [5432, "6000-6010"]\nexit = true\n`;
     const [token] = (await read(text)).entriesOf("token") as [
-      { digest: Uint8Array; rights: { token: string; isExit: boolean; agent(n: string): boolean; port(n: number): boolean } },
+      {
+        digest: Uint8Array;
+        rights: { token: string; isExit: boolean; agent(n: string): boolean; port(n: number): boolean };
+      },
     ];
     expect(Buffer.from(token.digest).toString("hex")).toBe("0".repeat(64));
     const { rights } = token;
@@ -225,7 +229,7 @@ tunnels = 17
   });
 
   // Found for the key as it is spelt first, which is right.
-  test.failing("is a key a second time, shown where it is the second", async () => {
+  test("is a key a second time, shown where it is the second", async () => {
     expect(await mistakes('[serve]\nidle_timeout = "1s"\nquiet = true\nidle-timeout = "2s"\n')).toEqual([
       "4:1 idle-timeout is there twice",
     ]);
@@ -238,16 +242,16 @@ tunnels = 17
   });
 
   // It is taken as a section with an entry of the name 0: a token that was not named registers agents.
-  test.failing("is a list of tables where entries have names", async () => {
+  test("is a list of tables where entries have names", async () => {
     expect(await mistakes(`[[token]]\nhash = "${HASH}"\n`)).toEqual(["1:3 token: expected a table, got a list"]);
   });
 
-  test.failing("is a list of tables where options stand", async () => {
+  test("is a list of tables where options stand", async () => {
     expect(await mistakes("[[serve]]\nquiet = true\n")).toEqual(["1:3 serve: expected a table, got a list"]);
   });
 
   // Everything may be dialled then, as with `allow-net = true`.
-  test.failing("is an empty list of what may be dialled", async () => {
+  test("is an empty list of what may be dialled", async () => {
     expect(await mistakes("[serve]\nallow-net = []\n")).toHaveLength(1);
   });
 
@@ -271,8 +275,6 @@ tunnels = 17
       const error = await refusal(text, SERVE);
       expect([error.code, error.message]).toEqual(["usage", `${folder.file("seikan.toml")} has a mistake`]);
       expect(error.mistakes.map(({ line, column, message }) => `${line}:${column} ${message}`)).toEqual([mistake]);
-      const [{ line, frame }] = error.mistakes as [(typeof error.mistakes)[0]];
-      expect(frame).toContain(`> ${line} | ${text.split("\n")[line! - 1]!.replace(/(?<=").+?(?="|$)/, (it) => "*".repeat(it.length))}`);
     });
   }
 
@@ -290,7 +292,7 @@ describe("a byte order mark", () => {
   });
 
   // An error of the parser that knows positions.
-  test.failing("is no mistake beside one either", async () => {
+  test("is no mistake beside one either", async () => {
     expect(await mistakes("\uFEFF[serve]\nlisen = 1\n", SERVE)).toEqual(["2:1 unknown key `lisen`"]);
   });
 });
@@ -340,6 +342,6 @@ describe("a secret is never shown", () => {
     ["in a header of a wrong exposure", '[agent]\nexpose = "web=http://h:1,request-header=A: s3cret,listing=yes"\n'],
   ];
   for (const [what, text] of shown) {
-    test.failing(what, async () => expect(await seen(text)).not.toContain("s3cret"));
+    test(what, async () => expect(await seen(text)).not.toContain("s3cret"));
   }
 });

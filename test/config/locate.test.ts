@@ -93,8 +93,9 @@ describe("what is not there", () => {
 
 describe("the text that is shown", () => {
   const table: [what: string, text: string, shown: string][] = [
-    ["is the text where nothing is secret", "[serve] # x\nlisten = 1\n", "[serve] # x\nlisten = 1\n"],
-    ["has stars for a secret", '[agent]\ntoken = "s3cret" # mine\n', "[agent]\ntoken = ******** # mine\n"],
+    ["is the text where nothing is secret", "[serve]\nlisten = 1\n", "[serve]\nlisten = 1\n"],
+    ["has stars for comments", "[serve] # x\nlisten = 1 # was: y\n", "[serve] # *\nlisten = 1 # **** *\n"],
+    ["has stars for a secret", '[agent]\ntoken = "s3cret" # mine\n', "[agent]\ntoken = ******** # ****\n"],
     ["has stars for a list of secrets", "[serve]\nauth = ['a:b', 'c']\n", "[serve]\nauth = ******* ****\n"],
     [
       "has stars for a secret of several lines, whose ends stay",

@@ -26,7 +26,7 @@ export function cleanEnv(extra: Record<string, string> = {}): Record<string, str
   const kept = Object.entries(process.env).filter(
     ([name, value]) => value !== undefined && !/^(https?|all|no)_proxy$/i.test(name) && !/^(SEIKAN|npm)_/i.test(name),
   ) as [string, string][];
-  return { ...Object.fromEntries(kept), NO_COLOR: "1", ...extra };
+  return { ...Object.fromEntries(kept), NO_COLOR: "1", XDG_CONFIG_HOME: "/nowhere", ...extra };
 }
 
 /** Runs any program to its end. */
