@@ -1,6 +1,6 @@
 import { choice, flag, integer, list, text, value, type OptionSpecs } from "../core/options.ts";
 import { patterns, REACH_OPTIONS, type Invocation } from "./command.ts";
-import { parseExposure } from "./exposures.ts";
+import { exposeEntry, parseExposure, readExposure } from "./exposures.ts";
 
 const { route: _, tunnels: __, ...REACHING } = REACH_OPTIONS;
 
@@ -12,6 +12,7 @@ export const AGENT_OPTIONS = {
     separator: " ",
     secret: true,
     parse: parseExposure,
+    section: { name: "expose", entry: exposeEntry, read: readExposure },
     help: "[NAME=]http://HOST:PORT, https://…, PORT, unix:/path or file:/dir; host:NAME=… for a whole host name; tcp:PORT=HOST:PORT and udp:PORT=HOST:PORT (0: any port); tls:NAME=HOST:PORT; NAME=tcp://HOST:PORT for the server's users only. Behind commas: auth=USER:PASS, allow=CIDR, host-header=HOST|target, request-header=, response-header=, health=/PATH, sticky=cookie|address, proxy-protocol=v2, upstream-insecure=yes, listing=yes, name=",
   }),
   "upstream-insecure": flag({ group: "Expose", help: "Accept any certificate from https:// services" }),

@@ -12,6 +12,7 @@ import { serveClient } from "../routes/front.ts";
 import { LocalExposures } from "../routes/local-exposures.ts";
 import { Permissions } from "../routes/permissions.ts";
 import type { Hop } from "../transports/chain.ts";
+import { Services } from "../services/services.ts";
 import { serviceDialer } from "../transports/service.ts";
 import type { Dialer } from "../transports/transport.ts";
 import type { WebSocketHop } from "../transports/websocket-hop.ts";
@@ -25,6 +26,7 @@ import { watchHealth } from "./health.ts";
 import { Lifetime } from "./lifetime.ts";
 import { plainContext } from "./plain-context.ts";
 import { parseServer, Reach, readOptionFile } from "./reach.ts";
+import { ledgerIn } from "./serve-services.ts";
 
 /** The server, as a client of ours: it authenticated itself when we called it. */
 const SERVER: Client = {
@@ -45,6 +47,7 @@ export class Agent {
   readonly #live = new LiveSet();
   readonly #local: LocalExposures;
   readonly #dialers = new Map<string, Dialer>();
+  readonly #services: Services;
   readonly #links: AgentLink[] = [];
   #exposures: LocalExposure[];
   #isReady = false;
@@ -58,12 +61,19 @@ export class Agent {
     this.#exposures = [...values.expose];
     checkUnique(this.#exposures);
     this.#reach = new Reach(values, invocation.sourceOf("via"), () => {});
+    const services = this.#exposures.flatMap(({ service }) => (service === undefined ? [] : [service]));
+    this.#services = new Services(services, {
+      ...{ direct: this.#reach.direct, connectMs: values["connect-timeout"], env: io.childEnv, log: io.log },
+      ledger: services.length > 0 ? ledgerIn(io) : undefined,
+      urlOf: (name) => this.#placeNamed(name)?.url ?? "",
+    });
     this.#local = new LocalExposures(values["allow-net"] === undefined ? undefined : this.#reach.withoutHops());
   }
 
   async run(scope: Scope): Promise<number> {
     const { values, tail } = this.#invocation;
     scope.own(() => this.#live.abortAll(new SeikanError("shutdown", "seikan ends")));
+    scope.own(() => this.#services.kill());
     for (const exposure of this.#exposures) await this.#prepare(exposure, scope);
     this.#connect();
     scope.own(() => {
@@ -87,7 +97,7 @@ export class Agent {
       timeoutMs: timeout,
       status: () => this.#printStatus(),
       // In a terminal that is closed SIGHUP means the end.
-      ...(hasControllingTerminal() ? {} : { reload: () => this.#reload() }),
+      ...(hasControllingTerminal() ? {} : { reload: () => void this.#reload() }),
     });
     scope.own(() => lifetime.release());
     return lifetime;
@@ -109,14 +119,22 @@ export class Agent {
   // --- set-up ----------------------------------------------------------------------
 
   /** What the exposure's streams are joined with. */
-  async #prepare({ upstream, proxyProtocol, spec }: LocalExposure, scope: Scope): Promise<void> {
+  async #prepare({ upstream, proxyProtocol, spec, service: launched }: LocalExposure, scope: Scope): Promise<void> {
+    if (launched !== undefined) return this.#lead(spec.name, this.#services.find(launched.name)!.dialer);
     const service =
       upstream.kind === "files"
         ? { target: await this.#serveFiles(upstream, scope), tls: false, insecure: false }
         : { ...upstream, insecure: upstream.insecure || this.#invocation.values["upstream-insecure"] };
-    const dial = serviceDialer({ ...service, proxyProtocol }, this.#reach.direct);
-    this.#dialers.set(spec.name, dial);
-    this.#local.set(spec.name, dial);
+    this.#lead(spec.name, serviceDialer({ ...service, proxyProtocol }, this.#reach.direct));
+  }
+
+  #lead(name: string, dial: Dialer): void {
+    this.#dialers.set(name, dial);
+    this.#local.set(name, dial);
+  }
+
+  #placeNamed(name: string): ExposedAt | undefined {
+    return this.#links.flatMap((link) => link.places).find((place) => place.name === name);
   }
 
   async #serveFiles({ directory, listing }: Upstream & { kind: "files" }, scope: Scope): Promise<Target> {
@@ -139,25 +157,24 @@ export class Agent {
     for (const link of this.#links) link.keep();
   }
 
-  #hopTo(server: string): WebSocketHop {
+  #hopTo(server: string, token = tokenIn(this.#invocation.values)): WebSocketHop {
     const hop = parseServer(server, AGENT_PATH, this.#invocation.values["allow-net"]);
-    return this.#reach.endpoint(withToken(hop, this.#token()), this.#io.env);
+    return this.#reach.endpoint(withToken(hop, token), this.#io.env);
   }
 
   /** SIGHUP: the token is read again, for the connections to come. */
-  #reload(): void {
+  async #reload(): Promise<void> {
     try {
+      const reread = await this.#invocation.config?.reread();
+      const values = reread?.invocation.values ?? this.#invocation.values;
       for (const [index, server] of this.#invocation.positionals.entries())
-        this.#links[index]!.useHop(this.#hopTo(server));
+        this.#links[index]!.useHop(this.#hopTo(server, tokenIn(values)));
       this.#io.log.info("reloaded the token");
+      const later = reread?.changed.filter((name) => name !== "token" && name !== "token-file") ?? [];
+      if (later.length > 0) this.#io.log.warn(`changed from the next start on: ${later.join(", ")}`);
     } catch (thrown) {
       this.#io.log.error(`cannot reload the token, the old one stays: ${toSeikanError(thrown).message}`);
     }
-  }
-
-  #token(): string | undefined {
-    const { token, "token-file": file } = this.#invocation.values;
-    return token ?? (file === undefined ? undefined : readOptionFile(file, "token-file").trim());
   }
 
   /** A name that nobody chose is taken at a server: another one is as good, as long as it is the only server. */
@@ -167,9 +184,7 @@ export class Agent {
     if (exposure === undefined || !exposure.isNameFree || this.#links.length > 1) return undefined;
     const other = renamed(exposure);
     this.#exposures[at] = other;
-    const dial = this.#dialers.get(name)!;
-    this.#dialers.set(other.spec.name, dial);
-    this.#local.set(other.spec.name, dial);
+    this.#lead(other.spec.name, this.#dialers.get(name)!);
     this.#local.delete(name);
     return other.spec;
   }
@@ -252,11 +267,13 @@ export class Agent {
 
   async #waitForServices(): Promise<void> {
     const waiting = this.#exposures
-      .filter(({ spec }) => spec.kind !== "udp")
-      .map(async ({ spec, upstream }) => {
+      // What is started by its first visitor is not waited for.
+      .filter(({ spec, service }) => spec.kind !== "udp" && service === undefined)
+      .map(async (exposure) => {
+        const { spec } = exposure;
         let isTold = false;
         const failing = (error: SeikanError) => {
-          if (!isTold) this.#io.log.info(`waiting for ${formatUpstream(upstream)}`, { why: error.message });
+          if (!isTold) this.#io.log.info(`waiting for ${formatUpstream(exposure)}`, { why: error.message });
           isTold = true;
         };
         const target = { kind: "unix", path: "" } as const;
@@ -286,7 +303,7 @@ export class Agent {
     for (const link of this.#links) {
       for (const { name, url, address } of link.places) {
         const local = this.#exposures.find(({ spec }) => spec.name === name);
-        const to = local === undefined ? "" : ` → ${formatUpstream(local.upstream)}`;
+        const to = local === undefined ? "" : ` → ${formatUpstream(local)}`;
         this.#io.log.info(`${url ?? address}${to}`);
       }
       if (link.agentName !== this.#agent.name)
@@ -327,9 +344,14 @@ export class Agent {
     const timeout = this.#invocation.values["drain-timeout"];
     const drained = Promise.all([this.#live.drain(timeout), ...this.#links.map((link) => link.ended())]);
     await Promise.race([drained, sleep(timeout)]);
+    await this.#services.drain(0);
     this.#io.log.debug("drained", { ms: Math.round(now() - startedAt) });
     return 0;
   }
+}
+
+function tokenIn({ token, "token-file": file }: AgentInvocation["values"]): string | undefined {
+  return token ?? (file === undefined ? undefined : readOptionFile(file, "token-file").trim());
 }
 
 function endings(lifetime: Lifetime | undefined): Promise<number | NodeJS.Signals>[] {

@@ -1,4 +1,6 @@
 import { isAbsolute, resolve } from "node:path";
+import type * as Valibot from "valibot";
+import { expandHome } from "../config/look-up.ts";
 import {
   canonicalLabel,
   formatTarget,
@@ -9,9 +11,11 @@ import {
   type Target,
 } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
-import { parseBoolean } from "../core/options.ts";
+import { parseBoolean, type SectionPlace } from "../core/options.ts";
 import { isFieldName, isFieldValue } from "../wire/fields.ts";
-import { mayEdit, type ExposureSpec } from "../wire/registration.ts";
+import type { ServiceSettings } from "../services/settings.ts";
+import { MAX_START_MS, mayEdit, type ExposureSpec } from "../wire/registration.ts";
+import { described, isHere, processKeys, readProcess } from "./service-options.ts";
 
 /** What an exposure leads to at the agent. */
 export type Upstream =
@@ -28,6 +32,8 @@ export interface LocalExposure {
   readonly health: string | undefined;
   /** The service wants a PROXY header (version 2) in front of each connection. */
   readonly proxyProtocol: boolean;
+  /** The service is started when its first visitor comes. */
+  readonly service?: ServiceSettings;
 }
 
 const EXAMPLE = "for example http://localhost:3000, web=http://localhost:3000 or tcp:5432=localhost:5432";
@@ -36,11 +42,16 @@ const KEYS = [
   ...["proxy-protocol", "listing", "upstream-insecure", "name"],
 ] as const;
 type Key = (typeof KEYS)[number];
+type Options = Map<Key, string[]>;
 
 /** Reads `SPEC[,KEY=VALUE…]`. */
 export function parseExposure(text: string): LocalExposure {
   const { first, options } = splitOptions(text);
-  const place = parsePlace(first, text);
+  return exposureOf(parsePlace(first, text), options, text);
+}
+
+/** `text` is how it was written, for errors. */
+function exposureOf(place: Place, options: Options, text: string): LocalExposure {
   const one = (key: Key) => options.get(key)?.at(-1);
   const isOn = (key: Key) => options.has(key) && parseBoolean(one(key)!);
   const name = nameOf(one("name") ?? place.name, text);
@@ -174,10 +185,10 @@ export function renamed(exposure: LocalExposure): LocalExposure {
 // --- options of an exposure ------------------------------------------------------
 
 /** Pieces behind commas that begin with `word=` are options; any other piece belongs to the value before it. */
-function splitOptions(text: string): { first: string; options: Map<Key, string[]> } {
+function splitOptions(text: string): { first: string; options: Options } {
   const pieces = text.split(",");
   const first = pieces.shift()!;
-  const options = new Map<Key, string[]>();
+  const options: Options = new Map();
   let last: string[] | undefined;
   for (const piece of pieces) {
     const match = /^([a-z-]+)=(.*)$/s.exec(piece);
@@ -198,7 +209,7 @@ function splitOptions(text: string): { first: string; options: Map<Key, string[]
 
 const HTTP_ONLY: readonly Key[] = ["auth", "host-header", "request-header", "response-header", "health"];
 
-function checkKeys(kind: ExposureSpec["kind"], upstream: Upstream, options: Map<Key, string[]>, text: string): void {
+function checkKeys(kind: ExposureSpec["kind"], upstream: Upstream, options: Options, text: string): void {
   const misplaced = HTTP_ONLY.find((key) => kind !== "http" && options.has(key));
   if (misplaced !== undefined) throw wrong(text, `${misplaced}= is about HTTP`);
   if (options.has("listing") && upstream.kind !== "files") throw wrong(text, "listing= is about file: exposures");
@@ -259,6 +270,110 @@ function proxyVersion(value: string | undefined): boolean {
   throw usageError(`proxy-protocol=${value}: expected v2`);
 }
 
+// --- [expose.NAME] -----------------------------------------------------------------
+
+/** What `[expose.NAME]` holds: an exposure, and what starts the service behind it. */
+export function exposeEntry(v: typeof Valibot) {
+  const text = v.pipe(v.string(), v.nonEmpty("expected a text that is not empty"));
+  const texts = v.union([text, v.array(text)], "expected a text, or a list of texts");
+  const port = v.pipe(
+    v.number(),
+    v.integer("expected a port"),
+    v.minValue(0, "expected a port"),
+    v.maxValue(65535, "expected a port"),
+  );
+  return v.strictObject({
+    to: described(
+      v,
+      v.union([text, port], "expected http://HOST:PORT"),
+      "What it leads to, as with --expose: http://localhost:3000, a port, unix:/path, file:docs, HOST:PORT; left out where a command gets a {port}",
+    ),
+    host: described(v, text, "A whole host name for it, instead of NAME below the server's domain"),
+    tls: described(v, text, "A host name whose TLS goes through as it is"),
+    tcp: described(v, port, "The server opens this TCP port; 0: any"),
+    udp: described(v, port, "The server opens this UDP port; 0: any"),
+    private: described(v, v.boolean(), "For the server's users only, as NAME.agent.internal"),
+    auth: described(v, texts, "USER:PASS that visitors must show"),
+    allow: described(v, texts, "Networks that visitors may come from"),
+    host_header: described(v, text, "The Host that the service sees; target for its own"),
+    request_header: described(v, texts, "'Name: value' sets a field of requests, -Name removes it"),
+    response_header: described(v, texts, "The same for answers"),
+    health: described(v, text, "Path that answers 2xx or 3xx while the service is well"),
+    sticky: described(
+      v,
+      v.picklist(["cookie", "address"], "expected cookie or address"),
+      "Keeps a visitor with the same agent of a group",
+    ),
+    proxy_protocol: described(v, v.picklist(["v2"], "expected v2"), "The service wants a PROXY header"),
+    upstream_insecure: described(v, v.boolean(), "Accept any certificate from it"),
+    listing: described(v, v.boolean(), "List the files of a folder"),
+    ...processKeys(v),
+  });
+}
+
+type WrittenExposure = Valibot.InferOutput<ReturnType<typeof exposeEntry>>;
+
+/** Throws a usage error where keys do not go together. */
+export function readExposure(name: string, written: WrittenExposure, place: SectionPlace): LocalExposure {
+  const { command } = written;
+  if (written.to === undefined && command === undefined)
+    throw usageError("it leads nowhere", 'to = "http://localhost:3000", or a command that is started');
+  const exposure = exposureOf(placeIn(name, written, place), optionsIn(written), `[expose.${name}]`);
+  return command === undefined ? exposure : launched(exposure, written, place);
+}
+
+function placeIn(name: string, written: WrittenExposure, { folder, env }: SectionPlace): Place {
+  const { host, tls, tcp, udp } = written;
+  const kinds = [host, tls, tcp, udp, written.private === true ? true : undefined].filter((kind) => kind !== undefined);
+  if (kinds.length > 1) throw usageError("host, tls, tcp, udp and private exclude each other");
+  const to = written.to === undefined ? "localhost:1" : String(written.to);
+  const path = /^file:(?:\/\/(?=\/))?(.+)$/.exec(to)?.[1];
+  const target = path === undefined ? to : `file:${resolve(folder, expandHome(path, env))}`;
+  const own = { name, host: undefined, port: undefined, target };
+  if (host !== undefined) return { ...own, kind: "http", host: host.toLowerCase() };
+  if (tls !== undefined) return { ...own, kind: "tls", host: tls.toLowerCase() };
+  if (tcp !== undefined) return { ...own, kind: "tcp", port: tcp };
+  if (udp !== undefined) return { ...own, kind: "udp", port: udp };
+  if (written.private !== true) return { ...own, kind: undefined };
+  return { ...own, kind: undefined, target: target.startsWith("tcp://") ? target : `tcp://${target}` };
+}
+
+function optionsIn(written: WrittenExposure): Options {
+  const options: Options = new Map();
+  for (const key of KEYS) {
+    const value = written[key.replaceAll("-", "_") as keyof WrittenExposure];
+    if (key !== "name" && value !== undefined && value !== false) options.set(key, [value].flat().map(String));
+  }
+  return options;
+}
+
+/** With the command that starts it. */
+function launched(exposure: LocalExposure, written: WrittenExposure, place: SectionPlace): LocalExposure {
+  const { spec, upstream, proxyProtocol } = exposure;
+  if (upstream.kind === "files" || spec.kind === "udp") throw usageError("no command is needed for files and UDP");
+  if (written.health !== undefined)
+    throw usageError("health and command exclude each other: it is started when somebody comes");
+  if (!isHere(upstream.target))
+    throw usageError("it is on another machine: no command starts it", "leave out the command");
+  const { target, tls, insecure } = upstream;
+  const isPlaced = written.to !== undefined;
+  const service: ServiceSettings = {
+    ...readProcess(written, place),
+    name: spec.name,
+    place:
+      isPlaced && target.kind === "unix"
+        ? { kind: "target", target }
+        : { kind: "loopback", port: isPlaced ? portOf(target) : undefined },
+    ...{ tls, insecure, proxyProtocol, dependsOn: [] },
+  };
+  const startMs = Math.min(MAX_START_MS, service.readyMs + service.settleMs + service.stopMs);
+  return { ...exposure, service, spec: { ...spec, startMs } };
+}
+
+function portOf(target: Target): number | undefined {
+  return target.kind === "unix" ? undefined : target.port;
+}
+
 /** An option may hold a password. */
 function redacted(text: string): string {
   return text
@@ -267,11 +382,14 @@ function redacted(text: string): string {
 }
 
 function wrong(text: string, why: string) {
-  return usageError(`--expose ${redacted(text)}: ${why}`, EXAMPLE);
+  const where = text.startsWith("[") ? "" : `--expose ${redacted(text)}: `;
+  return usageError(where + why, EXAMPLE);
 }
 
 /** For people: where an exposure leads. */
-export function formatUpstream(upstream: Upstream): string {
+export function formatUpstream({ upstream, service }: Pick<LocalExposure, "upstream" | "service">): string {
+  const { command } = service ?? {};
+  if (command !== undefined) return typeof command === "string" ? command : command.join(" ");
   if (upstream.kind === "files") return `files in ${upstream.directory}`;
   return `${upstream.tls ? "https://" : ""}${formatTarget(upstream.target)}`;
 }

@@ -128,7 +128,7 @@ async function stateOf(service: Service): Promise<ServiceReport["state"]> {
 }
 
 /** Where launches are remembered; undefined: there is no place that is ours alone. */
-function ledgerIn(io: CommandIo): LaunchLedger | undefined {
+export function ledgerIn(io: CommandIo): LaunchLedger | undefined {
   try {
     return new LaunchLedger(runtimeFolder(io.env));
   } catch (thrown) {

@@ -122,7 +122,7 @@ function isTime(text: string): boolean {
   }
 }
 
-function described<S extends Valibot.GenericSchema>(
+export function described<S extends Valibot.GenericSchema>(
   v: V,
   schema: S,
   text: string,
@@ -131,7 +131,7 @@ function described<S extends Valibot.GenericSchema>(
 }
 
 type Written = Valibot.InferOutput<ReturnType<typeof serviceEntry>>;
-type ProcessKeys = { readonly [K in keyof ReturnType<typeof processKeys>]?: Written[K] };
+export type ProcessKeys = { readonly [K in keyof ReturnType<typeof processKeys>]?: Written[K] };
 
 /** Throws a usage error where keys do not go together. */
 export function readService(name: string, written: Written, place: SectionPlace): ServiceEntry {
@@ -150,6 +150,7 @@ export function readService(name: string, written: Written, place: SectionPlace)
     ...readProcess(written, place),
     tls: written.https ?? false,
     insecure: written.insecure ?? false,
+    proxyProtocol: false,
     dependsOn: written.depends_on ?? [],
   };
   const hosts = [written.host ?? `${name.toLowerCase()}.localhost`].flat().map(readHost);
@@ -160,7 +161,7 @@ export function readService(name: string, written: Written, place: SectionPlace)
 export function readProcess(
   written: ProcessKeys,
   { folder, env }: SectionPlace,
-): Omit<ServiceSettings, "name" | "place" | "tls" | "insecure" | "dependsOn"> {
+): Omit<ServiceSettings, "name" | "place" | "tls" | "insecure" | "proxyProtocol" | "dependsOn"> {
   if (written.ready?.log !== undefined && written.command === undefined)
     throw usageError("ready.log is about what a command prints, and there is none");
   const absolute = (path: string) => resolve(folder, expandHome(path, env));
@@ -216,7 +217,7 @@ function placeOf(port: number | undefined, target: string | undefined): Place {
   return { kind: "target", target: parsed };
 }
 
-function isHere(target: Target): boolean {
+export function isHere(target: Target): boolean {
   return target.kind === "unix" || isLoopbackHost(target.host);
 }
 

@@ -7,7 +7,7 @@ import {
   udpTarget,
   type Target,
 } from "../core/address.ts";
-import { now, type Deadline } from "../core/clock.ts";
+import { deadlineIn, now, type Deadline } from "../core/clock.ts";
 import { SeikanError, toSeikanError, type ErrorCode } from "../core/errors.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { DialOptions, Listener, Peer } from "../transports/transport.ts";
@@ -210,7 +210,8 @@ export class Exposure implements Site {
     for (const [index, member] of order.entries()) {
       // While there is another one to ask, this one does not get all the time.
       const isLast = index === order.length - 1;
-      const until = isLast ? deadline : now() + (deadline - now()) / 2;
+      const share = isLast ? deadline : now() + (deadline - now()) / 2;
+      const until = Math.max(share, deadlineIn(member.spec.startMs ?? 0));
       tries(member.way);
       member.inFlight++;
       try {

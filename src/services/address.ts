@@ -4,33 +4,38 @@ import type { ByteStream } from "../core/stream.ts";
 import { descriptorsLeft } from "../platform/descriptors.ts";
 import { tlsClient } from "../transports/tls.ts";
 import type { Dialer, DialOptions } from "../transports/transport.ts";
-import type { Place } from "./settings.ts";
+import { encodeProxyHeader } from "../wire/proxy-protocol.ts";
+import type { Place, ServiceSettings } from "./settings.ts";
 
 const LOOPBACKS = ["127.0.0.1", "::1"] as const;
+
+/** What stands between TCP and HTTP. */
+export type Spoken = Pick<ServiceSettings, "tls" | "insecure" | "proxyProtocol">;
 
 /** Where a service listens, once its port is known. Knows which loopback address answered last. */
 export class ServiceAddress {
   readonly #direct: Dialer;
   readonly #targets: Target[];
-  readonly #tls: { readonly insecure: boolean } | undefined;
+  readonly #spoken: Spoken;
 
-  /** `direct` dials without any hop; `tls`: the service speaks it. */
-  constructor(place: Place, port: number | undefined, direct: Dialer, tls: { insecure: boolean } | undefined) {
+  /** `direct` dials without any hop. */
+  constructor(place: Place, port: number | undefined, direct: Dialer, spoken: Spoken) {
     this.#direct = direct;
-    this.#tls = tls;
+    this.#spoken = spoken;
     const loopback = port === undefined ? [] : LOOPBACKS.map((host) => tcpTarget(host, port));
     this.#targets = place.kind === "loopback" ? loopback : [place.target];
   }
 
   /** Rejects with `connect-refused` only where nobody listens. */
   async dial(options: DialOptions): Promise<ByteStream> {
+    const { tls, insecure, proxyProtocol } = this.#spoken;
     const stream = await this.#connect(options);
-    if (this.#tls === undefined) return stream;
+    if (proxyProtocol) stream.write(encodeProxyHeader(options.source));
+    if (!tls) return stream;
     const target = this.#targets[0]!;
     const isNamed = target.kind === "tcp" && !LOOPBACKS.some((host) => host === target.host);
     const serverName = isNamed ? target.host : "localhost";
-    const tls = { serverName, peer: this.name, alpn: ["http/1.1"], ...this.#tls };
-    return tlsClient(stream, tls, options.deadline);
+    return tlsClient(stream, { serverName, insecure, peer: this.name, alpn: ["http/1.1"] }, options.deadline);
   }
 
   get name(): string {

@@ -173,6 +173,15 @@ export class Service {
     }
   }
 
+  /** Dials it for streams that use it until they end. */
+  get dialer(): Dialer {
+    return async (_, options) => {
+      const stream = await this.reach({ ...options, mayLaunch: true });
+      void stream.closed.then(this.use());
+      return stream;
+    };
+  }
+
   async #reach(options: ReachOptions, patience: number | undefined): Promise<ByteStream> {
     // Each turn is another launch; a server that cannot be kept up is given up.
     for (let turn = 0; ; turn++) {
@@ -327,8 +336,7 @@ export class Service {
   }
 
   #addressAt(port: number | undefined): ServiceAddress {
-    const { place, tls, insecure } = this.#settings;
-    return new ServiceAddress(place, port, this.#host.direct, tls ? { insecure } : undefined);
+    return new ServiceAddress(this.#settings.place, port, this.#host.direct, this.#settings);
   }
 
   #follow(launch: Launch, releases: readonly (() => void)[]): void {

@@ -30,6 +30,8 @@ export interface ServiceSettings {
   readonly tls: boolean;
   /** Any certificate is good. */
   readonly insecure: boolean;
+  /** It wants a PROXY header (version 2) in front of each connection. */
+  readonly proxyProtocol: boolean;
   readonly ready: ReadySign;
   readonly readyMs: number;
   /** Waited after the sign, for servers that give it too early. */
@@ -66,8 +68,10 @@ export function fillIn(text: string, { host, port, name, url }: Placeholders): s
 /** Whether a process that runs with the one would do for the other. */
 export function runsTheSame(a: ServiceSettings, b: ServiceSettings): boolean {
   const process = (settings: ServiceSettings) => {
-    const { place, command, folder, env, envFile, hasTerminal, tls, insecure, ready, dependsOn } = settings;
-    return JSON.stringify([place, command, folder, env, envFile, hasTerminal, tls, insecure, ready, dependsOn]);
+    const { place, command, folder, env, envFile, hasTerminal, tls, insecure, proxyProtocol, ready, dependsOn } =
+      settings;
+    const spoken = [tls, insecure, proxyProtocol];
+    return JSON.stringify([place, command, folder, env, envFile, hasTerminal, spoken, ready, dependsOn]);
   };
   return process(a) === process(b);
 }

@@ -35,6 +35,9 @@ const Network = v.pipe(
 const UserPass = v.pipe(v.string(), v.maxLength(1000), v.regex(/^[^:]+:/, "expected USER:PASS"));
 const HostHeader = v.pipe(v.string(), v.maxLength(300), v.regex(/^[\x21-\x7e]+$/), v.regex(/^[^/?#@,]+$/));
 
+/** Nobody waits longer for a start. */
+export const MAX_START_MS = 600_000;
+
 const Exposure = v.object({
   kind: v.picklist(["http", "tcp", "udp", "tls", "private"]),
   /** A DNS label, unique in its agent. */
@@ -53,6 +56,8 @@ const Exposure = v.object({
   responseFields: v.optional(v.array(Field)),
   sticky: v.optional(v.picklist(["cookie", "address"])),
   healthy: v.optional(v.boolean()),
+  /** It is started by its first visitor, who may have to wait for so many milliseconds. */
+  startMs: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(MAX_START_MS))),
 });
 
 /** Fields that frame or route a message are nobody's to change. */

@@ -478,6 +478,6 @@ test("where an exposure leads is said in few words", () => {
     ["udp:0=53", "udp:localhost:53"],
     ["file:/srv/www", "files in /srv/www"],
   ] as const) {
-    expect(formatUpstream(upstreamOf(text))).toBe(words);
+    expect(formatUpstream({ upstream: upstreamOf(text) })).toBe(words);
   }
 });
