@@ -1,3 +1,4 @@
+import { isatty } from "node:tty";
 import { defineCommand, runCommand, type CommandDef } from "citty";
 import { GLOBAL_OPTIONS, type Command, type CommandIo, type Invocation } from "../commands/command.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
@@ -228,6 +229,7 @@ function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: En
     print: (line) => writeTo(1, `${line}\n`),
     show: (text) => writeTo(2, `${text}\n`),
     paint: (style, text) => (style === "plain" ? escapeControls(text) : paint(style, escapeControls(text))),
+    isTerminal: isatty(1),
     printsEvents: values.json,
     event(event, fields) {
       if (!values.json) return;

@@ -50,13 +50,13 @@ export class Certificates {
   }
 }
 
-/** Changes whenever the file does. */
-function stampOf(path: string): string {
+/** Changes whenever the file does; undefined: it is gone. */
+function stampOf(path: string): string | undefined {
   try {
     const { mtimeMs, ino, size } = statSync(path);
     return `${mtimeMs}:${ino}:${size}`;
   } catch {
-    return "gone";
+    return undefined;
   }
 }
 
@@ -79,10 +79,11 @@ function checkedPair(files: CertificateFiles, cert: string, key: string): X509Ce
 export class Stamps {
   readonly #known = new Map<string, string>();
 
-  /** Those that changed since they were asked for before. */
+  /** Those that changed since they were asked for before. One that is gone is being replaced, or stays as it was. */
   changed(paths: readonly string[]): string[] {
     return paths.filter((path) => {
       const stamp = stampOf(path);
+      if (stamp === undefined) return false;
       const before = this.#known.get(path);
       this.#known.set(path, stamp);
       return before !== undefined && before !== stamp;

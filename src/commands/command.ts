@@ -71,6 +71,8 @@ export interface CommandIo {
   show(text: string): void;
   /** Text for `print`, whoever wrote it: control characters escaped, coloured where stdout shows colours. */
   paint(style: PrintStyle, text: string): string;
+  /** A person reads stdout, and nothing keeps it. */
+  readonly isTerminal: boolean;
   /** `--json`: stdout belongs to events. */
   readonly printsEvents: boolean;
   /** One JSON event: to stdout, or to stderr when stdout belongs to a child. */

@@ -256,7 +256,9 @@ function printPage(servers: readonly RunningServer[], io: CommandIo): void {
     if (port === null || token === undefined) continue;
     const scheme = port[0].slice(0, port[0].indexOf(":"));
     io.print("");
-    io.print(`${io.paint("dim", "status page:")} ${scheme}://localhost${port[1] ?? ""}${SERVICES_PATH}#${token}`);
+    // A secret is for people, not for files.
+    const behind = io.isTerminal ? `#${token}` : "";
+    io.print(`${io.paint("dim", "status page:")} ${scheme}://localhost${port[1] ?? ""}${SERVICES_PATH}${behind}`);
   }
 }
 

@@ -36,7 +36,8 @@ export function failed({ name }: Named, { error, againAt, isTripped, isAutomatic
   return new SeikanError(error.code, error.message, {
     cause: error,
     hints: [...error.hints, `${why}${next}; seikan services start ${name} starts it now`],
-    evidence: { ...evidence, refreshSeconds: Math.min(seconds + 1, 5) },
+    // A page that is left open shall not keep starting it.
+    evidence: isAutomatic ? { ...evidence, refreshSeconds: Math.min(seconds + 1, 5) } : evidence,
   });
 }
 

@@ -8,6 +8,7 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { startPeers, startTunnelPeers, type OriginPorts, type Peer } from "./peers.ts";
 import { runReverse } from "./reverse.ts";
+import { runServices } from "./services.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const EXECUTABLE = join(ROOT, "dist/seikan");
@@ -287,6 +288,9 @@ await runReverse(EXECUTABLE, {
   ...{ rounds: ROUNDS, seconds: SECONDS, sessions: option("sessions", 4000), record, residentBytes, cpuSeconds },
   wants: (kind) => ONLY === undefined || ONLY.split(",").includes(`reverse-${kind}`),
 });
+sectionPrefix = "services: ";
+if (ONLY === undefined || ONLY.split(",").includes("services"))
+  await runServices(EXECUTABLE, { rounds: 3 * ROUNDS, record });
 sectionPrefix = "";
 if (ONLY === undefined || ONLY.includes("startup")) await startUp();
 originProcess.kill();
