@@ -74,7 +74,9 @@ export class ServeAgents {
     this.#tokens = asksTokens(values) ? new AgentTokens(tokenSources(values)) : undefined;
     const heartbeat = heartbeatEvery(values["ping-interval"]);
     const access = { tokens: this.#tokens, throttle: new Throttle(), heartbeat };
-    this.#pools = speaksWsp(values) ? wspPools(values) : undefined;
+    this.#pools = speaksWsp(values)
+      ? wspPools(values, (digest) => this.#tokens?.current(digest)?.isExit === true)
+      : undefined;
     const pools = this.#pools;
     const wsp = pools === undefined ? [] : [new WspRegister(pools, access), new WspStatus()];
     this.endpoints = [new AgentEndpoint(this.registry, access), ...wsp];
@@ -87,7 +89,7 @@ export class ServeAgents {
     if (tokens === undefined) return;
     tokens.replace(tokenSources(values));
     this.registry.recheck(({ digest }) => (digest === undefined ? undefined : tokens.current(digest)));
-    this.#pools?.recheck((digest) => tokens.current(digest)?.isExit === true);
+    this.#pools?.recheck();
   }
 }
 
@@ -129,9 +131,10 @@ export function wspListen(values: ServeValues): string[] {
   return [`${host.includes(":") ? `[${host}]` : host}:${port}`];
 }
 
-function wspPools(values: ServeValues): WspPools {
+function wspPools(values: ServeValues, isGood: (digest: Uint8Array) => boolean): WspPools {
   const config = readWspServer(values["wsp-config"]);
-  return new WspPools({ timeoutMs: config.timeout, idleTimeoutMs: config.idletimeout, forbids: wspRules(config) });
+  const limits = { timeoutMs: config.timeout, idleTimeoutMs: config.idletimeout, forbids: wspRules(config) };
+  return new WspPools(limits, isGood);
 }
 
 class AllowedPorts implements BindablePorts {

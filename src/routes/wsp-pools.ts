@@ -39,10 +39,13 @@ export class WspPools {
   readonly #pools = new Map<string, Pool>();
   readonly #waiting: Waiting[] = [];
   readonly #limits: WspLimits;
+  readonly #isGood: (digest: Uint8Array) => boolean;
   #trimmedAt = now();
 
-  constructor(limits: WspLimits) {
+  /** `isGood`: the token of this digest may be here. */
+  constructor(limits: WspLimits, isGood: (digest: Uint8Array) => boolean) {
     this.#limits = limits;
+    this.#isGood = isGood;
     sweep.add((time) => this.#trim(time));
   }
 
@@ -52,6 +55,8 @@ export class WspPools {
 
   /** Every greeting tells the size anew. */
   add(id: string, size: number, connection: PooledConnection): void {
+    // Taken back between the registration and the greeting.
+    if (!this.#isWelcome(connection)) return connection.close();
     const pool = this.#pools.get(id) ?? { size, connections: new Set() };
     pool.size = size;
     pool.connections.add(connection);
@@ -93,9 +98,13 @@ export class WspPools {
   }
 
   /** Tokens have changed: the connections of those that were taken back are closed. */
-  recheck(isGood: (digest: Uint8Array) => boolean): void {
+  recheck(): void {
     const all = [...this.#pools.values()].flatMap(({ connections }) => [...connections]);
-    for (const connection of all) if (connection.digest !== undefined && !isGood(connection.digest)) connection.close();
+    for (const connection of all) if (!this.#isWelcome(connection)) connection.close();
+  }
+
+  #isWelcome({ digest }: PooledConnection): boolean {
+    return digest === undefined || this.#isGood(digest);
   }
 
   #trim(time: number): true {

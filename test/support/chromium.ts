@@ -53,6 +53,11 @@ export class Chromium implements AsyncDisposable {
     }
   }
 
+  /** What scripts of pages have reported until now. */
+  get reports(): readonly string[] {
+    return this.#reports;
+  }
+
   /** Opens a page and waits until its scripts call `report(text)`. */
   async visit(url: string): Promise<string> {
     const { targetId } = await this.#ask("Target.createTarget", { url: "about:blank" });

@@ -1,4 +1,7 @@
 import { afterAll } from "bun:test";
+import { existsSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 
 /** Debian packages of the programs that tests use, by program. */
 const PACKAGES: Readonly<Record<string, string>> = {
@@ -22,6 +25,9 @@ const PACKAGES: Readonly<Record<string, string>> = {
   nginx: "nginx-light",
   websockify: "websockify",
   dig: "bind9-dnsutils",
+  prlimit: "util-linux",
+  setsid: "util-linux",
+  node: "nodejs",
   openssl: "openssl",
   postgres: "postgresql",
   initdb: "postgresql",
@@ -63,6 +69,27 @@ export function pythonWith(module: string): string | undefined {
   const installed = find();
   if (installed === undefined) skipped.set(module, `Python's ${module} is not here and could not be installed`);
   return installed;
+}
+
+/**
+ * The `node_modules` folder of an npm package that is too large to depend on; installed once, below the
+ * system's temporary folder. Undefined where that is impossible: the skip is told loudly.
+ */
+export function npmPackage(name: string, version: string): string | undefined {
+  const npm = program("npm");
+  const folder = join(tmpdir(), `seikan-npm-${name}-${version}`);
+  const modules = join(folder, "node_modules");
+  if (existsSync(modules)) return modules;
+  if (npm === undefined) return undefined;
+  // Another run may be at it, too: whoever is first moves it into place.
+  const fresh = mkdtempSync(`${folder}-`);
+  const words = ["install", "--prefix", fresh, "--no-audit", "--no-fund", `${name}@${version}`];
+  const run = Bun.spawnSync([npm, ...words], { cwd: fresh, timeout: 60_000 });
+  if (run.success && !existsSync(folder)) renameSync(fresh, folder);
+  else rmSync(fresh, { recursive: true, force: true });
+  if (existsSync(modules)) return modules;
+  skipped.set(name, `${name} could not be installed: ${run.stderr.toString().trim()}`);
+  return undefined;
 }
 
 function install(packageName: string): void {

@@ -46,6 +46,11 @@ export class RawSocket implements Disposable {
     return this.#length;
   }
 
+  /** Bytes that the system did not take yet. */
+  get unsent(): number {
+    return this.#queue.reduce((sum, piece) => sum + piece.length, 0);
+  }
+
   send(data: string | Uint8Array): this {
     this.#queue.push(typeof data === "string" ? Buffer.from(data, "latin1") : data);
     this.#pump();
