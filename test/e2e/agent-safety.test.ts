@@ -24,6 +24,7 @@ import { TempFolder } from "../support/process.ts";
 import { dialRaw } from "../support/raw.ts";
 import { startSeikan } from "../support/seikan.ts";
 import { until } from "../support/wait.ts";
+import { handClient } from "../support/wsp-hand.ts";
 
 setDefaultTimeout(60_000);
 
@@ -132,6 +133,22 @@ test("a token that is taken back ends the connections of wsp, too", async () => 
   server.kill("SIGHUP");
   await until(() => eventsOf(agent, "disconnected").length > 0, "it is disconnected");
   expect((await ask()).status).toBe(526);
+});
+
+test("a wsp connection whose token is taken back before its greeting is closed at the greeting", async () => {
+  using folder = new TempFolder();
+  const file = folder.file("tokens.toml");
+  writeFileSync(file, `[token.w]\nhash = "${hashOf("w-token")}"\nexit = true\n`);
+  await using server = await serve("--wsp", "--tokens", file, "--no-auth", "--allow-net");
+  using line = await handClient(server.port, { greeting: "", secret: "w-token" });
+  expect(line.head).toStartWith("HTTP/1.1 101");
+  writeFileSync(file, `[token.other]\nhash = "${hashOf("another one")}"\n`);
+  server.kill("SIGHUP");
+  await until(() => server.stderr().includes("info reloaded"), "the token is taken back");
+  line.text("hand_1");
+  await line.over();
+  const asked = await visit(server.port, `127.0.0.1:${server.port}`, "/request", `X-PROXY-DESTINATION: ${urlOf(web)}/`);
+  expect(asked.status).toBe(526);
 });
 
 test("a visitor cannot say under which host it came, in absolute-form either", async () => {

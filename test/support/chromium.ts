@@ -17,6 +17,8 @@ export class Chromium implements AsyncDisposable {
   readonly #socket: WebSocket;
   readonly #answers = new Map<number, PromiseWithResolvers<Record<string, unknown>>>();
   readonly #reports: string[] = [];
+  /** By request: every WebSocket, and whether it was opened. */
+  readonly #webSockets = new Map<unknown, { readonly url: string; isOpen: boolean }>();
   #lastId = 0;
 
   private constructor(process: Process, folder: TempFolder, socket: WebSocket) {
@@ -58,11 +60,17 @@ export class Chromium implements AsyncDisposable {
     return this.#reports;
   }
 
+  /** URLs of WebSockets that were opened until now. */
+  get webSockets(): string[] {
+    return [...this.#webSockets.values()].filter(({ isOpen }) => isOpen).map(({ url }) => url);
+  }
+
   /** Opens a page and waits until its scripts call `report(text)`. */
   async visit(url: string): Promise<string> {
     const { targetId } = await this.#ask("Target.createTarget", { url: "about:blank" });
     const { sessionId } = await this.#ask("Target.attachToTarget", { targetId, flatten: true });
     await this.#ask("Runtime.enable", {}, sessionId as string);
+    await this.#ask("Network.enable", {}, sessionId as string);
     await this.#ask("Runtime.addBinding", { name: "report" }, sessionId as string);
     const before = this.#reports.length;
     const { errorText } = await this.#ask("Page.navigate", { url }, sessionId as string);
@@ -90,7 +98,12 @@ export class Chromium implements AsyncDisposable {
   }
 
   #take(message: Message): void {
-    if (message.method === "Runtime.bindingCalled") this.#reports.push(String(message.params?.payload));
+    const { requestId, url, payload } = message.params ?? {};
+    const socket = this.#webSockets.get(requestId);
+    if (message.method === "Runtime.bindingCalled") this.#reports.push(String(payload));
+    if (message.method === "Network.webSocketCreated")
+      this.#webSockets.set(requestId, { url: String(url), isOpen: false });
+    if (message.method === "Network.webSocketHandshakeResponseReceived" && socket !== undefined) socket.isOpen = true;
     if (message.id === undefined) return;
     const answer = this.#answers.get(message.id);
     this.#answers.delete(message.id);
