@@ -1,18 +1,26 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import * as v from "valibot";
 import { endAll } from "./process-group.ts";
 import { livingMembers, startOf } from "./processes.ts";
 
+const ProcessShape = v.object({
+  pid: v.pipe(v.number(), v.integer(), v.minValue(2)),
+  /** When it began, as the system counts. */
+  start: v.optional(v.string()),
+});
+
 /** What is known about a launch, should we be killed before it ends. */
-interface Entry {
-  readonly name: string;
+const EntryShape = v.object({
+  name: v.string(),
   /** Its first process, which names its group. */
-  readonly pid: number;
-  readonly start: string | undefined;
-  readonly mark: string;
+  ...ProcessShape.entries,
+  mark: v.pipe(v.string(), v.regex(/^\w+=[\w-]{36}$/)),
   /** Who launched it. */
-  readonly server: { readonly pid: number; readonly start: string | undefined };
-}
+  server: ProcessShape,
+});
+
+type Entry = v.InferOutput<typeof EntryShape>;
 
 /** How long what was left behind may take to end by itself. */
 const GRACE_MS = 2000;
@@ -28,7 +36,7 @@ export class LaunchLedger {
   /** Remembers a launch until the result is called. */
   add(name: string, pid: number, mark: string): () => void {
     const server = { pid: process.pid, start: startOf(process.pid) };
-    const entry: Entry = { name, pid, mark, start: startOf(pid), server };
+    const entry = { name, pid, mark, start: startOf(pid), server };
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const file = join(this.#folder, `${mark.slice(mark.indexOf("=") + 1)}.json`);
     writeFileSync(`${file}.new`, JSON.stringify(entry), { mode: 0o600 });
@@ -59,9 +67,11 @@ export class LaunchLedger {
   }
 }
 
+/** Undefined: it is not one of ours, or was not written to its end. */
 function readEntry(file: string): Entry | undefined {
   try {
-    return JSON.parse(readFileSync(file, "utf8")) as Entry;
+    const { success, output } = v.safeParse(EntryShape, JSON.parse(readFileSync(file, "utf8")));
+    return success ? output : undefined;
   } catch {
     return undefined;
   }

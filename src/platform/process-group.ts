@@ -1,6 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { constants } from "node:os";
-import { delimiter, join } from "node:path";
+import { delimiter, join, resolve } from "node:path";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
 import { livingMembers, signalAll } from "./processes.ts";
@@ -27,6 +27,8 @@ export interface Ending {
 
 /** How often a group is asked whether it has gone. */
 const POLL_MS = 20;
+/** How long output may come after the last process that is known. */
+const LAST_WORDS_MS = 200;
 /** How long SIGKILL may take. */
 const KILL_MS = 2000;
 
@@ -39,16 +41,19 @@ export class ProcessGroup {
   readonly exited: Promise<Ending>;
   readonly #child: Bun.Subprocess;
   readonly #readers: { cancel(): Promise<void> }[] = [];
+  readonly #reading: Promise<void>[] = [];
   #stopping: Promise<void> | undefined;
 
   /** Throws `command-not-found` or another SeikanError where it cannot begin. */
   constructor(options: GroupOptions) {
     const id = crypto.randomUUID();
     this.mark = `${MARK}=${id}`;
-    this.#child = spawn(options, { ...withLocalBin(options), [MARK]: id });
+    const closed = Promise.withResolvers<void>();
+    this.#child = spawn(options, { ...withLocalBin(options), [MARK]: id }, closed.resolve);
+    if (options.hasTerminal) this.#reading.push(closed.promise);
     this.pid = this.#child.pid;
     for (const stream of [this.#child.stdout, this.#child.stderr])
-      if (stream instanceof ReadableStream) void this.#read(stream, options.onOutput);
+      if (stream instanceof ReadableStream) this.#reading.push(this.#read(stream, options.onOutput));
     this.exited = this.#child.exited.then((): Ending => {
       const { exitCode, signalCode } = this.#child;
       return { code: exitCode ?? undefined, signal: typeof signalCode === "string" ? signalCode : undefined };
@@ -67,6 +72,8 @@ export class ProcessGroup {
 
   async #stop(graceMs: number): Promise<void> {
     await endAll(this.pid, this.mark, graceMs);
+    // Its last words are in the pipe; somebody who holds the other end does not hold us.
+    await Promise.race([Promise.all(this.#reading), sleep(LAST_WORDS_MS)]);
     this.release();
   }
 
@@ -110,22 +117,36 @@ async function isGone(group: number | undefined, mark: string, ms: number): Prom
   return true;
 }
 
-function spawn({ command, folder, hasTerminal, onOutput }: GroupOptions, env: Record<string, string>): Bun.Subprocess {
+/** `closed`: its terminal is. */
+function spawn(
+  { command, folder, hasTerminal, onOutput }: GroupOptions,
+  env: Record<string, string>,
+  closed: () => void,
+): Bun.Subprocess {
   if (!existsSync(folder) || !statSync(folder).isDirectory())
     throw new SeikanError("command-failed", `there is no folder ${folder}`);
   const words = typeof command === "string" ? inShell(command) : [...command];
   const path = Bun.which(words[0]!, { PATH: env.PATH ?? "", cwd: folder });
-  if (path === null) throw new SeikanError("command-not-found", `no such command: ${words[0]}`);
+  if (path === null) throw missing(words[0]!, folder);
   const common = { cwd: folder, env, argv0: words[0]!, detached: true };
   try {
     if (!hasTerminal)
       return Bun.spawn([path, ...words.slice(1)], { ...common, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
     const data = (_: unknown, chunk: Uint8Array) => onOutput(new Uint8Array(chunk));
-    return Bun.spawn([path, ...words.slice(1)], { ...common, terminal: { cols: 120, rows: 40, data } });
+    return Bun.spawn([path, ...words.slice(1)], {
+      ...common,
+      terminal: { cols: 120, rows: 40, data, exit: () => closed() },
+    });
   } catch (cause) {
     const code = (cause as { code?: string }).code ?? String(cause);
     throw new SeikanError("command-not-executable", `cannot execute ${words[0]}: ${code}`, { cause });
   }
+}
+
+function missing(name: string, folder: string): SeikanError {
+  if (name.includes("/") && existsSync(resolve(folder, name)))
+    return new SeikanError("command-not-executable", `cannot execute ${name}: it is not executable`);
+  return new SeikanError("command-not-found", `no such command: ${name}`);
 }
 
 function inShell(command: string): string[] {

@@ -46,11 +46,12 @@ export class ServiceAddress {
 
   async #connect(options: DialOptions): Promise<ByteStream> {
     let refusal: SeikanError | undefined;
-    for (const [index, target] of [...this.#targets].entries()) {
+    for (const target of [...this.#targets]) {
       try {
         const stream = await this.#direct(target, options);
         // The one that answered comes first from now on.
-        if (index > 0) this.#targets.unshift(...this.#targets.splice(index, 1));
+        if (target !== this.#targets[0])
+          this.#targets.unshift(...this.#targets.splice(this.#targets.indexOf(target), 1));
         return stream;
       } catch (thrown) {
         const error = toSeikanError(thrown);

@@ -49,15 +49,25 @@ export class Launch {
   constructor(plan: LaunchPlan, dial: Dialer, output: Output, ledger: LaunchLedger | undefined) {
     this.plan = plan;
     this.output = output;
-    const { name, command, folder, env, hasTerminal } = plan;
+    const { command, folder, env, hasTerminal } = plan;
     const seen = Promise.withResolvers<void>();
     const onOutput = (chunk: Uint8Array) => output.write(chunk);
     if (plan.ready.kind === "log") this.#watchLog(plan.ready.text, seen.resolve);
     this.#group = new ProcessGroup({ command, folder, env, hasTerminal, onOutput });
-    this.#forget = ledger?.add(name, this.pid, this.#group.mark) ?? (() => {});
+    this.#forget = this.#remember(ledger);
     this.ended = this.#watch();
     this.ready = this.#becomeReady(dial, seen.promise);
     this.ready.catch(() => {});
+  }
+
+  /** What cannot be written down could be left behind: then it does not run. */
+  #remember(ledger: LaunchLedger | undefined): () => void {
+    try {
+      return ledger?.add(this.plan.name, this.pid, this.#group.mark) ?? (() => {});
+    } catch (thrown) {
+      this.#group.kill();
+      throw thrown;
+    }
   }
 
   get pid(): number {

@@ -47,6 +47,10 @@ export function held({ name }: Named): SeikanError {
   });
 }
 
+export function closed({ name }: Named): SeikanError {
+  return new SeikanError("shutdown", `${name} is not served any more`);
+}
+
 export function startedElsewhere({ name }: Named): SeikanError {
   return new SeikanError("service-stopped", `${name} runs, but was not started by seikan`, {
     hints: ["stop it where it was started"],

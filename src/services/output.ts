@@ -3,24 +3,30 @@ const LINES = 500;
 /** Longer lines are cut. */
 const LINE_LENGTH = 2000;
 
+/** Of an unfinished line so much is kept, escapes included. */
+const UNFINISHED = 8 * LINE_LENGTH;
+
 /** What a command printed last, as plain text in lines. */
 export class Output {
   readonly #lines: string[] = [];
   readonly #followers = new Set<(line: string) => void>();
-  readonly #decoder = new TextDecoder();
+  #decoder = new TextDecoder();
   #partial = "";
   /** Lines since the last launch began. */
   #fresh = 0;
 
   write(chunk: Uint8Array): void {
     const parts = (this.#partial + this.#decoder.decode(chunk, { stream: true })).split("\n");
-    this.#partial = parts.pop()!.slice(-LINE_LENGTH * 4);
+    this.#partial = shortened(parts.pop()!);
     for (const part of parts) this.#add(part);
   }
 
   /** A line of ours between those of the command. */
   note(text: string): void {
-    this.#flush();
+    if (this.#partial !== "") this.#add(this.#partial);
+    this.#partial = "";
+    // Half a character was the last of it.
+    this.#decoder = new TextDecoder();
     this.#add(`# ${text}`);
   }
 
@@ -32,26 +38,25 @@ export class Output {
 
   /** The last lines of the last launch. */
   latest(count: number): string[] {
-    const partial = this.#partial === "" ? 0 : 1;
-    const most = Math.min(count, this.#fresh + partial);
-    return most === 0 ? [] : this.tail(most);
+    return this.#last(Math.min(count, this.#fresh), count);
   }
 
   /** The last lines, an unfinished one included. */
   tail(count: number): string[] {
+    return this.#last(count, count);
+  }
+
+  #last(whole: number, count: number): string[] {
     const partial = plainLine(this.#partial);
-    return [...this.#lines, ...(partial === "" ? [] : [partial])].slice(-count);
+    const lines = whole === 0 ? [] : this.#lines.slice(-whole);
+    if (partial !== "") lines.push(partial);
+    return count === 0 ? [] : lines.slice(-count);
   }
 
   /** Hears of each further line until the result is called. */
   follow(follower: (line: string) => void): () => void {
     this.#followers.add(follower);
     return () => void this.#followers.delete(follower);
-  }
-
-  #flush(): void {
-    if (this.#partial !== "") this.#add(this.#partial);
-    this.#partial = "";
   }
 
   #add(text: string): void {
@@ -63,11 +68,15 @@ export class Output {
   }
 }
 
+/** The beginning of a line counts; of one that is overwritten (CR) the last state. */
+function shortened(partial: string): string {
+  if (partial.length <= UNFINISHED) return partial;
+  return partial.slice(partial.lastIndexOf("\r", partial.length - 2) + 1).slice(0, UNFINISHED);
+}
+
 /** Without colours and cursor movements; of what was overwritten (CR) the last state. */
 function plainLine(text: string): string {
-  // oxlint-disable-next-line no-control-regex
-  const shown = text.replace(/\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])/g, "");
-  const last = shown.replace(/\r+$/, "").split("\r").at(-1)!;
+  const last = Bun.stripANSI(text).replace(/\r+$/, "").split("\r").at(-1)!;
   // oxlint-disable-next-line no-control-regex
   return last.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").slice(0, LINE_LENGTH);
 }

@@ -10,7 +10,17 @@ import { freePort } from "../transports/free-port.ts";
 import type { Dialer, DialOptions } from "../transports/transport.ts";
 import { endingFacts, Launch, type LaunchPlan } from "./launch.ts";
 import { isAbsent, ServiceAddress } from "./address.ts";
-import { failed, held, launchDenied, notOurs, startedElsewhere, starting, tooMany, type Failure } from "./messages.ts";
+import {
+  closed,
+  failed,
+  held,
+  launchDenied,
+  notOurs,
+  startedElsewhere,
+  starting,
+  tooMany,
+  type Failure,
+} from "./messages.ts";
 import { Output } from "./output.ts";
 import { isIdle, pauseAfter, SETTLED_MS } from "./policy.ts";
 import { fillIn, runsTheSame, type Placeholders, type ServiceSettings } from "./settings.ts";
@@ -60,7 +70,7 @@ export class Service {
   #recovering: Promise<void> | undefined;
   /** Launches on their way out: the next one waits for them. */
   #leaving: Promise<unknown> = Promise.resolve();
-  #leavingCount = 0;
+  readonly #outgoing = new Set<Launch>();
   #isHeld = false;
   #isClosed = false;
   /** It was up, and nobody wanted it to end: after a crash it is started again unasked. */
@@ -94,7 +104,7 @@ export class Service {
   get state(): ServiceState {
     if (this.#launch !== undefined) return this.#launch.isReady ? "ready" : "starting";
     if (this.#beginning !== undefined) return "starting";
-    if (this.#leavingCount > 0) return "stopping";
+    if (this.#outgoing.size > 0) return "stopping";
     if (this.#isHeld) return "held";
     return this.#failure === undefined ? "stopped" : "failed";
   }
@@ -129,7 +139,7 @@ export class Service {
 
   /** It has a place of its own, where somebody else may have started a server. */
   get mayBeExternal(): boolean {
-    return this.#launch === undefined && this.#leavingCount === 0 && this.#hasPort;
+    return this.#launch === undefined && this.#outgoing.size === 0 && this.#hasPort;
   }
 
   /** Somebody answers where it should listen, whoever started that. */
@@ -203,7 +213,7 @@ export class Service {
   /** What leaves is not asked any more, and what is not ready not yet. */
   get #mayDial(): boolean {
     if (this.#launch !== undefined) return this.#launch.isReady;
-    return this.#leavingCount === 0 && this.#beginning === undefined && this.#hasPort;
+    return this.#outgoing.size === 0 && this.#beginning === undefined && this.#hasPort;
   }
 
   get #hasPort(): boolean {
@@ -238,8 +248,7 @@ export class Service {
     // A launch may have to wait for the one before it, and may be replaced by a changed one.
     const deadline = deadlineIn(2 * (readyMs + settleMs + stopMs) + DRAIN_MS);
     for (;;) {
-      if (this.#isClosed) throw new SeikanError("shutdown", `${this.#settings.name} is not served any more`);
-      if (this.#isHeld) throw held(this.#settings);
+      this.#checkWanted();
       if (this.#launch === undefined && this.#failure !== undefined && now() < this.#failure.againAt)
         throw failed(this.#settings, this.#failure);
       const launch = this.#launch ?? (await before(deadline, this.#begin(), "service-timeout", this.#lateMessage));
@@ -253,6 +262,13 @@ export class Service {
       }
       if (launch === this.#launch) return;
     }
+  }
+
+  /** Throws where no start is wanted. */
+  #checkWanted(): void {
+    if (this.#isClosed) throw closed(this.#settings);
+    if (this.#isHeld) throw held(this.#settings);
+    if (!this.#canLaunch) throw notOurs(this.#settings, "start");
   }
 
   get #lateMessage(): string {
@@ -271,7 +287,7 @@ export class Service {
     const releases = await this.#dependencies();
     const { name } = this.#settings;
     try {
-      if (this.#isClosed || this.#isHeld) throw held(this.#settings);
+      this.#checkWanted();
       const plan = this.#plan();
       this.#output.begin(typeof plan.command === "string" ? plan.command : plan.command.join(" "));
       this.#address = this.#addressAt(plan.port);
@@ -285,7 +301,7 @@ export class Service {
     } catch (thrown) {
       for (const release of releases) release();
       const error = toSeikanError(thrown);
-      if (error.code === "service-stopped") throw error;
+      if (["service-stopped", "shutdown", "bad-request"].includes(error.code)) throw error;
       throw this.#crashed(
         new SeikanError("service-failed", `${name} cannot be started: ${error.message}`, {
           cause: error,
@@ -412,17 +428,27 @@ export class Service {
 
   /** By hand: it stays stopped until `start`. */
   async stop(): Promise<void> {
-    if (!this.#canLaunch) throw notOurs(this.#settings, "stop");
-    if (this.mayBeExternal && this.#beginning === undefined && (await this.answers()))
-      throw startedElsewhere(this.#settings);
+    const asking = this.#checkOurs("stop");
+    if (asking !== undefined) await asking;
     this.#isHeld = true;
     await this.#halt();
   }
 
   async restart(): Promise<void> {
-    if (!this.#canLaunch) throw notOurs(this.#settings, "restart");
+    const asking = this.#checkOurs("restart");
+    if (asking !== undefined) await asking;
     await this.#halt();
     await this.start();
+  }
+
+  /** Throws unless it is seikan that starts and stops it. Asks who has its port only where that is not known. */
+  #checkOurs(what: string): Promise<void> | undefined {
+    if (!this.#canLaunch) throw notOurs(this.#settings, what);
+    return this.mayBeExternal && this.#beginning === undefined ? this.#checkPort() : undefined;
+  }
+
+  async #checkPort(): Promise<void> {
+    if (await this.answers()) throw startedElsewhere(this.#settings);
   }
 
   /** For good. */
@@ -443,6 +469,7 @@ export class Service {
     this.#isClosed = true;
     this.#cancelRestart();
     sweep.delete(this.#tick);
+    for (const launch of this.#outgoing) launch.kill();
     this.#launch?.kill();
   }
 
@@ -458,7 +485,7 @@ export class Service {
     if (launch === undefined) return;
     this.#host.log.info(`${settings.name} was changed: the one that runs is stopped`);
     this.#launch = undefined;
-    this.#leave(launch.isReady ? this.#untilUnused(deadlineIn(DRAIN_MS)).then(() => launch.stop()) : launch.stop());
+    this.#depart(launch, launch.isReady ? this.#untilUnused(deadlineIn(DRAIN_MS)) : undefined);
   }
 
   async #halt(): Promise<void> {
@@ -470,14 +497,11 @@ export class Service {
     await this.#leaving;
   }
 
-  #depart(launch: Launch): void {
-    this.#leave(launch.stop());
-  }
-
-  #leave(ending: Promise<unknown>): void {
-    this.#leavingCount++;
-    const over = ending.catch(() => {}).finally(() => this.#leavingCount--);
-    this.#leaving = Promise.all([this.#leaving, over]);
+  /** It ends, after `first`; the next one waits for that. */
+  #depart(launch: Launch, first: Promise<void> = Promise.resolve()): void {
+    this.#outgoing.add(launch);
+    const over = first.then(() => launch.stop()).finally(() => this.#outgoing.delete(launch));
+    this.#leaving = Promise.all([this.#leaving, over.catch(() => {})]);
   }
 
   /** Its requests are answered; who waits for a start is not one of them. */

@@ -71,7 +71,8 @@ export function runsTheSame(a: ServiceSettings, b: ServiceSettings): boolean {
     const { place, command, folder, env, envFile, hasTerminal, tls, insecure, proxyProtocol, ready, dependsOn } =
       settings;
     const spoken = [tls, insecure, proxyProtocol];
-    return JSON.stringify([place, command, folder, env, envFile, hasTerminal, spoken, ready, dependsOn]);
+    const sorted = Object.entries(env).toSorted(([one], [other]) => (one < other ? -1 : 1));
+    return JSON.stringify([place, command, folder, sorted, envFile, hasTerminal, spoken, ready, dependsOn]);
   };
   return process(a) === process(b);
 }

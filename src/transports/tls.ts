@@ -227,6 +227,8 @@ function isTrusted(result: HandshakeResult, options: TlsClientOptions): boolean 
 }
 
 function checkServer(result: HandshakeResult, options: TlsClientOptions): void {
+  // Any certificate is good, none is not: then nobody speaks TLS there.
+  if (options.insecure && result.rawCertificate() === undefined) throw certificateError(result, result.error, options);
   if (!options.insecure && !isAuthorized(result)) throw certificateError(result, result.error, options);
   if (!options.insecure && !isForAddress(result, options.serverName))
     throw certificateError(result, WRONG_NAME, options);
