@@ -185,7 +185,7 @@ function toInvocation(
   const path = lookUp.found?.path;
   const reread = async () => {
     const next = await resolve(command, parsed, env, path);
-    const changed = [...next.words.keys()].filter((name) => !isSame(next.words.get(name), resolved.words.get(name)));
+    const changed = [...next.prints.keys()].filter((name) => next.prints.get(name) !== resolved.prints.get(name));
     return { invocation: toInvocation(command, parsed, tail, env, lookUp, next), changed };
   };
   return {
@@ -195,10 +195,6 @@ function toInvocation(
     sourceOf: (name) => resolved.sources.get(name)!.name,
     config: path === undefined ? undefined : { path, reread },
   };
-}
-
-function isSame(a: readonly string[] | undefined, b: readonly string[] | undefined): boolean {
-  return a === b || (a?.length === b?.length && a!.every((word, index) => word === b![index]));
 }
 
 async function resolve(command: Command, parsed: ParsedWords, env: Env, path: string | undefined): Promise<Resolved> {

@@ -1,8 +1,9 @@
 import type { Target } from "../core/address.ts";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
-import { SeikanError, toSeikanError } from "../core/errors.ts";
+import { mistakesIn, SeikanError, toSeikanError } from "../core/errors.ts";
 import { LiveSet, type Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
+import type { LaunchLedger } from "../platform/launch-ledger.ts";
 import { runWrapped } from "../platform/child.ts";
 import { hasControllingTerminal } from "../platform/signals.ts";
 import { AGENT_PATH } from "../routes/agent-endpoint.ts";
@@ -26,7 +27,7 @@ import { watchHealth } from "./health.ts";
 import { Lifetime } from "./lifetime.ts";
 import { plainContext } from "./plain-context.ts";
 import { parseServer, Reach, readOptionFile } from "./reach.ts";
-import { ledgerIn } from "./serve-services.ts";
+import { cleanUp, ledgerIn } from "./launches.ts";
 
 /** The server, as a client of ours: it authenticated itself when we called it. */
 const SERVER: Client = {
@@ -48,6 +49,7 @@ export class Agent {
   readonly #local: LocalExposures;
   readonly #dialers = new Map<string, Dialer>();
   readonly #services: Services;
+  readonly #ledger: LaunchLedger | undefined;
   readonly #links: AgentLink[] = [];
   #exposures: LocalExposure[];
   #isReady = false;
@@ -62,9 +64,10 @@ export class Agent {
     checkUnique(this.#exposures);
     this.#reach = new Reach(values, invocation.sourceOf("via"), () => {});
     const services = this.#exposures.flatMap(({ service }) => (service === undefined ? [] : [service]));
+    this.#ledger = services.length > 0 ? ledgerIn(io) : undefined;
     this.#services = new Services(services, {
       ...{ direct: this.#reach.direct, connectMs: values["connect-timeout"], env: io.childEnv, log: io.log },
-      ledger: services.length > 0 ? ledgerIn(io) : undefined,
+      ledger: this.#ledger,
       urlOf: (name) => this.#placeNamed(name)?.url ?? "",
     });
     this.#local = new LocalExposures(values["allow-net"] === undefined ? undefined : this.#reach.withoutHops());
@@ -74,6 +77,7 @@ export class Agent {
     const { values, tail } = this.#invocation;
     scope.own(() => this.#live.abortAll(new SeikanError("shutdown", "seikan ends")));
     scope.own(() => this.#services.kill());
+    await cleanUp(this.#ledger, this.#io);
     for (const exposure of this.#exposures) await this.#prepare(exposure, scope);
     this.#connect();
     scope.own(() => {
@@ -173,7 +177,8 @@ export class Agent {
       const later = reread?.changed.filter((name) => name !== "token" && name !== "token-file") ?? [];
       if (later.length > 0) this.#io.log.warn(`changed from the next start on: ${later.join(", ")}`);
     } catch (thrown) {
-      this.#io.log.error(`cannot reload the token, the old one stays: ${toSeikanError(thrown).message}`);
+      const error = toSeikanError(thrown);
+      this.#io.log.error(`cannot reload the token, the old one stays: ${error.message}`, { why: mistakesIn(error) });
     }
   }
 
@@ -343,8 +348,7 @@ export class Agent {
     if (this.#live.size > 0) this.#io.log.info(`draining ${this.#live.size} connections; a second signal ends them`);
     const timeout = this.#invocation.values["drain-timeout"];
     const drained = Promise.all([this.#live.drain(timeout), ...this.#links.map((link) => link.ended())]);
-    await Promise.race([drained, sleep(timeout)]);
-    await this.#services.drain(0);
+    await Promise.all([Promise.race([drained, sleep(timeout)]), this.#services.drain(timeout)]);
     this.#io.log.debug("drained", { ms: Math.round(now() - startedAt) });
     return 0;
   }

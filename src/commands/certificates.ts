@@ -77,16 +77,18 @@ function checkedPair(files: CertificateFiles, cert: string, key: string): X509Ce
 
 /** What files looked like the last time. */
 export class Stamps {
-  readonly #known = new Map<string, string>();
+  #known = new Map<string, string | undefined>();
 
-  /** Those that changed since they were asked for before. One that is gone is being replaced, or stays as it was. */
-  changed(paths: readonly string[]): string[] {
-    return paths.filter((path) => {
-      const stamp = stampOf(path);
-      if (stamp === undefined) return false;
-      const before = this.#known.get(path);
-      this.#known.set(path, stamp);
-      return before !== undefined && before !== stamp;
-    });
+  /** From now on these are watched, as they are. */
+  watch(paths: readonly string[]): void {
+    this.#known = new Map(paths.map((path) => [path, stampOf(path)]));
+  }
+
+  /** Those that changed. One that is gone is being replaced, or stays as it was. */
+  changed(): string[] {
+    const current = [...this.#known.keys()].map((path) => [path, stampOf(path)] as const);
+    return current
+      .filter(([path, stamp]) => stamp !== undefined && stamp !== this.#known.get(path))
+      .map(([path]) => path);
   }
 }

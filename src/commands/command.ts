@@ -268,6 +268,12 @@ function rule(input: string): string {
   return input;
 }
 
+/** Credentials; the message never shows them. */
+export function userPass(input: string): string {
+  if (input.indexOf(":") < 1) throw usageError("expected USER:PASS");
+  return input;
+}
+
 /** A list of targets, with commas. */
 export function patterns(input: string): Pattern[] {
   return input

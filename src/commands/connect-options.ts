@@ -1,5 +1,5 @@
 import { flag, integer, list, text, value, type OptionSpecs } from "../core/options.ts";
-import { REACH_OPTIONS, type Invocation } from "./command.ts";
+import { REACH_OPTIONS, userPass, type Invocation } from "./command.ts";
 
 export const CONNECT_OPTIONS = {
   listen: list({
@@ -15,7 +15,7 @@ export const CONNECT_OPTIONS = {
     metavar: "USER:PASS",
     separator: " ",
     secret: true,
-    parse: text,
+    parse: userPass,
     help: "Who may use a socks5, http or mixed listener",
   }),
   "no-auth": flag({ group: "Listen", help: "Let everybody use it, also from other machines" }),

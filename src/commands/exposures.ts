@@ -311,11 +311,18 @@ export function exposeEntry(v: typeof Valibot) {
   });
 }
 
+/** Keys that say something about a command. */
+const PROCESS_KEYS = [
+  ...["cwd", "env", "env_file", "tty", "ready", "ready_timeout", "delay", "settle", "idle", "restart", "stop_timeout"],
+] as (keyof WrittenExposure)[];
+
 type WrittenExposure = Valibot.InferOutput<ReturnType<typeof exposeEntry>>;
 
 /** Throws a usage error where keys do not go together. */
 export function readExposure(name: string, written: WrittenExposure, place: SectionPlace): LocalExposure {
   const { command } = written;
+  const idle = PROCESS_KEYS.find((key) => command === undefined && written[key] !== undefined);
+  if (idle !== undefined) throw usageError(`${idle} is about a command, and there is none`);
   if (written.to === undefined && command === undefined)
     throw usageError("it leads nowhere", 'to = "http://localhost:3000", or a command that is started');
   const exposure = exposureOf(placeIn(name, written, place), optionsIn(written), `[expose.${name}]`);

@@ -11,7 +11,7 @@ import { WspGateway, WspRegister, WspStatus } from "../routes/wsp.ts";
 import { WspPools } from "../routes/wsp-pools.ts";
 import { listen } from "../transports/tcp.ts";
 import type { Listener, Peer } from "../transports/transport.ts";
-import { heartbeatEvery } from "../transports/pulse.ts";
+import { heartbeatEvery, type Heartbeat } from "../transports/pulse.ts";
 import { readOptionFile } from "./reach.ts";
 import type { ServeValues } from "./serve-options.ts";
 import { readWspServer, wspRules } from "./wsp-config.ts";
@@ -55,7 +55,8 @@ export class ServeAgents {
   readonly endpoints: readonly Endpoint[];
   readonly gateways: readonly Gateway[];
   readonly #pools: WspPools | undefined;
-  readonly #tokens: AgentTokens | undefined;
+  /** The endpoints look here. */
+  readonly #access: { tokens: AgentTokens | undefined; readonly throttle: Throttle; readonly heartbeat: Heartbeat };
 
   constructor(
     values: ServeValues,
@@ -71,12 +72,10 @@ export class ServeAgents {
       visit,
       isReserved,
     });
-    this.#tokens = asksTokens(values) ? new AgentTokens(tokenSources(values)) : undefined;
+    const tokens = asksTokens(values) ? new AgentTokens(tokenSources(values)) : undefined;
     const heartbeat = heartbeatEvery(values["ping-interval"]);
-    const access = { tokens: this.#tokens, throttle: new Throttle(), heartbeat };
-    this.#pools = speaksWsp(values)
-      ? wspPools(values, (digest) => this.#tokens?.current(digest)?.isExit === true)
-      : undefined;
+    const access = (this.#access = { tokens, throttle: new Throttle(), heartbeat });
+    this.#pools = speaksWsp(values) ? wspPools(values, (digest) => mayDial(access.tokens, digest)) : undefined;
     const pools = this.#pools;
     const wsp = pools === undefined ? [] : [new WspRegister(pools, access), new WspStatus()];
     this.endpoints = [new AgentEndpoint(this.registry, access), ...wsp];
@@ -85,12 +84,21 @@ export class ServeAgents {
 
   /** Takes the tokens anew; on an error the old ones stay. */
   reload(values: ServeValues): void {
-    const tokens = this.#tokens;
+    const access = this.#access;
+    if (access.tokens !== undefined) access.tokens.replace(tokenSources(values));
+    // Once there is one, everybody has to show one.
+    else if (asksTokens(values)) access.tokens = new AgentTokens(tokenSources(values));
+    const { tokens } = access;
     if (tokens === undefined) return;
-    tokens.replace(tokenSources(values));
     this.registry.recheck(({ digest }) => (digest === undefined ? undefined : tokens.current(digest)));
     this.#pools?.recheck();
   }
+}
+
+/** A wsp client dials for others; where tokens are asked for it needs one that permits that. */
+function mayDial(tokens: AgentTokens | undefined, digest: Uint8Array | undefined): boolean {
+  if (tokens === undefined) return true;
+  return digest !== undefined && tokens.current(digest)?.isExit === true;
 }
 
 function isInside(address: ListenAddress): boolean {
@@ -131,7 +139,7 @@ export function wspListen(values: ServeValues): string[] {
   return [`${host.includes(":") ? `[${host}]` : host}:${port}`];
 }
 
-function wspPools(values: ServeValues, isGood: (digest: Uint8Array) => boolean): WspPools {
+function wspPools(values: ServeValues, isGood: (digest: Uint8Array | undefined) => boolean): WspPools {
   const config = readWspServer(values["wsp-config"]);
   const limits = { timeoutMs: config.timeout, idleTimeoutMs: config.idletimeout, forbids: wspRules(config) };
   return new WspPools(limits, isGood);

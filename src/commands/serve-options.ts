@@ -17,7 +17,7 @@ import { knownToken, TokenEntry } from "../routes/agent-tokens.ts";
 import type { Grant } from "../routes/permissions.ts";
 import type { WebSocketRoute } from "../routes/websocket-bridge.ts";
 import { TUNNEL_PATH } from "../transports/chain.ts";
-import { patterns, REACH_OPTIONS, type Invocation } from "./command.ts";
+import { patterns, REACH_OPTIONS, userPass, type Invocation } from "./command.ts";
 import { parseBindRanges, parseDomain } from "./serve-agents.ts";
 import { checkServices, readService, serviceEntry } from "./service-options.ts";
 
@@ -62,7 +62,7 @@ export const SERVE_OPTIONS = {
     metavar: "USER:PASS",
     separator: " ",
     secret: true,
-    parse: text,
+    parse: userPass,
     help: "Who may dial through this server",
   }),
   "auth-file": value({

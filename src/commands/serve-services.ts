@@ -1,14 +1,13 @@
-import { formatTarget, tcpTarget, type TcpTarget } from "../core/address.ts";
-import { toSeikanError } from "../core/errors.ts";
+import { formatTarget, isLoopbackHost, tcpTarget, type TcpTarget } from "../core/address.ts";
 import type { Scope } from "../core/scope.ts";
-import { LaunchLedger } from "../platform/launch-ledger.ts";
-import { runtimeFolder } from "../platform/runtime-folder.ts";
+import type { LaunchLedger } from "../platform/launch-ledger.ts";
 import { ServiceSites } from "../routes/service-sites.ts";
 import type { ServiceDesk, ServiceReport } from "../routes/services-endpoint.ts";
 import type { Service } from "../services/service.ts";
 import { Services } from "../services/services.ts";
 import type { Dialer } from "../transports/transport.ts";
 import type { CommandIo } from "./command.ts";
+import { cleanUp, ledgerIn } from "./launches.ts";
 import type { ServiceEntry } from "./service-options.ts";
 
 /** Outgoing services of a changed configuration may take this long for the requests they have. */
@@ -43,8 +42,7 @@ export class ServeServices implements ServiceDesk {
   /** Ends what a server that was killed left behind. Nothing that is started here outlives `scope`. */
   async prepare(scope: Scope): Promise<void> {
     scope.own(() => this.services.kill());
-    const ended = (await this.#ledger?.cleanUp()) ?? [];
-    if (ended.length > 0) this.#io.log.warn(`ended what a seikan that was killed left behind: ${ended.join(", ")}`);
+    await cleanUp(this.#ledger, this.#io);
   }
 
   /** The server listens: visitors reach it at `origin`, the host left open. */
@@ -69,10 +67,13 @@ export class ServeServices implements ServiceDesk {
 
   /** Ports of services are as little to be dialled through us as our own listeners. */
   *targets(): Generator<TcpTarget> {
-    for (const { port } of this.services.all) {
-      if (port === undefined) continue;
-      yield tcpTarget("127.0.0.1", port);
-      yield tcpTarget("::1", port);
+    for (const { port, settings } of this.services.all) {
+      const { place } = settings;
+      const isTarget = place.kind === "target" && place.target.kind === "tcp" && isLoopbackHost(place.target.host);
+      const own = isTarget ? (place.target as TcpTarget).port : port;
+      if (own === undefined) continue;
+      yield tcpTarget("127.0.0.1", own);
+      yield tcpTarget("::1", own);
     }
   }
 
@@ -125,14 +126,4 @@ async function stateOf(service: Service): Promise<ServiceReport["state"]> {
   if (settings.command === undefined) return (await service.answers()) ? "up" : "down";
   const isIdle = state === "stopped" || state === "held" || state === "failed";
   return isIdle && service.mayBeExternal && (await service.answers()) ? "external" : state;
-}
-
-/** Where launches are remembered; undefined: there is no place that is ours alone. */
-export function ledgerIn(io: CommandIo): LaunchLedger | undefined {
-  try {
-    return new LaunchLedger(runtimeFolder(io.env));
-  } catch (thrown) {
-    io.log.warn(`launches are not remembered: ${toSeikanError(thrown).message}`);
-    return undefined;
-  }
 }

@@ -1,6 +1,6 @@
 import { isLoopbackHost, parseAuthority, parseListen, type ListenAddress, type TcpTarget } from "../core/address.ts";
 import { deadlineIn } from "../core/clock.ts";
-import { SeikanError, toSeikanError, usageError } from "../core/errors.ts";
+import { mistakesIn, SeikanError, toSeikanError, usageError } from "../core/errors.ts";
 import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { connectionCapacity, inheritedListeners } from "../platform/descriptors.ts";
@@ -28,7 +28,7 @@ import { accessLogger } from "./access-log.ts";
 import { announce } from "./announce.ts";
 import { openControl } from "./control-socket.ts";
 import { Certificates, Stamps } from "./certificates.ts";
-import { REACH_OPTIONS, type CommandIo } from "./command.ts";
+import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
 import { ServeAgents, servesOutside, wspListen } from "./serve-agents.ts";
 import type { ServeInvocation, ServeValues } from "./serve-options.ts";
@@ -39,10 +39,16 @@ const DEFAULT_LISTEN = "127.0.0.1:8080";
 /** How often the files are looked at that may change while it runs. */
 const WATCH_MS = 1000;
 
-/** Options that a reload takes anew, besides those about ways to targets. */
-const RELOADED = [
+/** Options about ways to targets: a reload makes new ones. */
+const REROUTING: readonly string[] = [
+  ...["via", "route", "resolve", "tunnels", "ipv4", "ipv6", "proxy-auth-file", "proxy-auth", "proxy-header"],
+  ...["proxy-cacert", "proxy-cert", "proxy-key", "proxy-insecure"],
+];
+
+/** Other options that a reload takes anew. */
+const RELOADED: readonly string[] = [
   ...["auth", "auth-file", "agent-token", "tokens", "token", "tls-cert", "tls-key", "tls-client-ca", "service"],
-] as const;
+];
 
 interface ListenSpec {
   readonly address: ListenAddress;
@@ -67,7 +73,9 @@ export class Server {
   readonly #services: ServeServices;
   readonly #sites: SiteDirectory;
   /** It is meant to be reached from outside, whatever it listens on. */
-  readonly #servesOutside: boolean;
+  #servesOutside: boolean;
+  /** It has more to do than to dial for users. */
+  readonly #hasOtherWork: boolean;
   readonly #metrics = new Metrics();
   /** For `/-/agents`, `/-/metrics` and `/-/services`, where nobody from outside gets in. */
   readonly #runToken = Buffer.from(crypto.getRandomValues(new Uint8Array(24))).toString("base64url");
@@ -84,7 +92,8 @@ export class Server {
     this.#invocation = invocation;
     this.#values = values;
     this.#io = io;
-    this.#servesOutside = values["trusted-proxy"].length > 0 || servesOutside(values);
+    this.#hasOtherWork = servesOutside(values);
+    this.#servesOutside = values["trusted-proxy"].length > 0 || this.#hasOtherWork;
     this.#specs = listenSpecs(values.listen.length > 0 ? values.listen : wspListen(values), io.env);
     this.#certificates = certificatesOf(values, this.#specs);
     this.#access = { users: usersOf(values) };
@@ -102,7 +111,7 @@ export class Server {
     const enter = (stream: ByteStream, from: Source) => this.#enter(stream, from);
     this.#routes = new SiteRoutes(this.#reach.explicit(), this.#agents.registry, this.#sites, enter);
     this.#refuseOpenProxy(values, this.#access.users);
-    this.#stamps.changed(this.#watched());
+    this.#stamps.watch(this.#watched(values));
     this.#context = this.#createContext();
   }
 
@@ -328,7 +337,7 @@ export class Server {
     const exposed = this.#specs.find(({ address }) => this.#isExposed(address));
     if (exposed === undefined || values["no-auth"] || users !== undefined) return;
     // It has other work: it dials for nobody.
-    if (servesOutside(values)) return;
+    if (this.#hasOtherWork || servesOutside(values)) return;
     throw usageError(
       "refusing to be an open proxy: a listener can be reached from other machines and nobody has to authenticate",
       "add users with --auth-file FILE or --auth USER:PASS",
@@ -340,34 +349,38 @@ export class Server {
 
   /** SIGHUP: everything that can change while it runs is taken anew; with an error the old stays. */
   async reload(): Promise<void> {
-    this.#stamps.changed(this.#watched());
     if (await this.#reloadAll()) this.#io.log.info("reloaded");
   }
 
   /** Files whose change is a reason to reload. */
-  #watched(): string[] {
-    const { "auth-file": users, tokens, "tls-cert": certs, "tls-key": keys, "tls-client-ca": ca } = this.#values;
+  #watched(values: ServeValues): string[] {
+    const { "auth-file": users, tokens, "tls-cert": certs, "tls-key": keys, "tls-client-ca": ca } = values;
     return [this.#invocation.config?.path, users, tokens, ...certs, ...keys, ca].filter((path) => path !== undefined);
   }
 
   async #reloadChanged(): Promise<void> {
-    const changed = this.#stamps.changed(this.#watched());
+    const changed = this.#stamps.changed();
     if (changed.length > 0 && (await this.#reloadAll())) this.#io.log.info(`reloaded: ${changed.join(", ")} changed`);
   }
 
   /** False where something is wrong: it was said, and what was there stays. */
   async #reloadAll(): Promise<boolean> {
+    let watched = this.#watched(this.#values);
     try {
+      // Before they are read: what changes meanwhile is read again.
+      this.#stamps.watch(watched);
       const { invocation, changed } = (await this.#invocation.config?.reread()) ?? {
         invocation: this.#invocation,
         changed: [],
       };
+      watched = [...new Set([...watched, ...this.#watched(invocation.values)])];
+      this.#stamps.watch(watched);
       this.#apply(invocation, changed);
       return true;
     } catch (thrown) {
-      const { message, mistakes, hints } = toSeikanError(thrown);
-      const what = mistakes.map((mistake) => `line ${mistake.line}: ${mistake.message}`);
-      this.#io.log.error(`cannot reload, everything stays as it was: ${message}`, { why: what.join("; ") || hints[0] });
+      const error = toSeikanError(thrown);
+      const why = mistakesIn(error);
+      this.#io.log.error(`cannot reload, everything stays as it was: ${error.message}`, { why });
       return false;
     }
   }
@@ -378,16 +391,17 @@ export class Server {
     const users = usersOf(values);
     this.#refuseOpenProxy(values, users);
     const certificates = certificatesOf(values, this.#specs);
-    const isRerouted = changed.some((name) => name in REACH_OPTIONS) || !isSameList(values.route, this.#values.route);
+    const isRerouted = changed.some((name) => REROUTING.includes(name));
     const reach = isRerouted ? this.#newReach(invocation) : undefined;
     this.#agents.reload(values);
+    this.#servesOutside ||= servesOutside(values);
     this.#replaceUsers(values, users);
     this.#certificates = certificates;
     if (reach !== undefined) this.#reroute(reach);
     this.#services.update(values.service);
     this.#invocation = invocation;
-    this.#values = { ...this.#values, ...pick(values, RELOADED) };
-    const later = changed.filter((name) => !RELOADED.some((known) => known === name) && !(name in REACH_OPTIONS));
+    this.#values = { ...this.#values, ...pick(values, [...RELOADED, ...REROUTING]) };
+    const later = changed.filter((name) => !RELOADED.includes(name) && !REROUTING.includes(name));
     if (later.length > 0) this.#io.log.warn(`changed from the next start on: ${later.join(", ")}`);
   }
 
@@ -432,10 +446,6 @@ export class Server {
     if (urls[0] !== undefined && !values["proxy-protocol"])
       this.#io.log.info(`try: curl -x ${tryUrl(urls[0], this.#access.users)} https://example.com`);
   }
-}
-
-function isSameList(a: readonly string[], b: readonly string[]): boolean {
-  return a.length === b.length && a.every((one, index) => one === b[index]);
 }
 
 function pick<T extends object>(from: T, names: readonly string[]): Partial<T> {

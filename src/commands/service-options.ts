@@ -186,6 +186,7 @@ export function checkServices(entries: readonly ServiceEntry[]): { entry: string
   const names = entries.map(({ settings }) => settings.name);
   const found: { entry: string; message: string; hint?: string }[] = [];
   const owners = new Map<string, string>();
+  const launchers = new Map<number, string>();
   for (const { settings, hosting } of entries) {
     for (const host of hosting.hosts) {
       const place = host + (hosting.path === "/" ? "" : hosting.path);
@@ -194,6 +195,11 @@ export function checkServices(entries: readonly ServiceEntry[]): { entry: string
         found.push({ entry: settings.name, message: `${place} is the host of ${other} already` });
       owners.set(place, settings.name);
     }
+    const { place, command } = settings;
+    const port = place.kind === "loopback" && command !== undefined ? place.port : undefined;
+    const rival = port === undefined ? undefined : launchers.get(port);
+    if (rival !== undefined) found.push({ entry: settings.name, message: `port ${port} is that of ${rival} already` });
+    if (port !== undefined) launchers.set(port, settings.name);
     const missing = settings.dependsOn.find((name) => !names.includes(name));
     if (missing !== undefined)
       found.push({ entry: settings.name, message: `it depends on ${missing}, and there is no such service` });

@@ -41,7 +41,8 @@ export const servicesCommand: Command<typeof OPTIONS> = {
 
 /** A start may take as long as its `ready_timeout`, and wait for what it depends on. */
 const ANSWER_MS = 15 * 60_000;
-const CONNECT_MS = 5000;
+/** Whoever does not say within this how it is hangs. */
+const CONNECT_MS = 3000;
 
 async function run(invocation: ServicesInvocation, io: CommandIo): Promise<number> {
   const [word = "status", name] = invocation.positionals;
@@ -93,7 +94,7 @@ async function runningServers(io: CommandIo): Promise<RunningServer[]> {
   const asked = await Promise.all(
     controlSockets(io.env).map(async ({ pid, path }): Promise<RunningServer[]> => {
       try {
-        const answer = JSON.parse(await ask(path, "status")) as { services: ServiceReport[] };
+        const answer = JSON.parse(await ask(path, "status", CONNECT_MS)) as { services: ServiceReport[] };
         return [{ pid, socket: path, services: answer.services }];
       } catch (thrown) {
         // It was killed, and could not take its socket with it.
@@ -132,7 +133,7 @@ async function open(socket: string): Promise<ByteStream> {
   return tcpDialer()({ kind: "unix", path: socket }, { deadline: deadlineIn(CONNECT_MS) });
 }
 
-async function ask(socket: string, path: string): Promise<string> {
+async function ask(socket: string, path: string, answerMs = ANSWER_MS): Promise<string> {
   const stream = await open(socket);
   try {
     return await askControl(
@@ -158,11 +159,11 @@ async function act(verb: Verb, chosen: readonly Chosen[], isOne: boolean, io: Co
         else io.print(`${service.name} is ${shownState(now.state)}`);
         return 0;
       } catch (thrown) {
-        const { message, code, hints, outcome } = toSeikanError(thrown);
+        const { message, code, hints, outcome, hopStatus } = toSeikanError(thrown);
         if (isOne) await printTail(server, service.name, io);
         io.log.error(message.replace(/^seikan serve (refuses|answers): /, ""), { hint: hints[0] });
         io.event("error", { service: service.name, code, message });
-        return outcome.exit;
+        return hopStatus !== undefined && hopStatus < 500 ? 2 : outcome.exit;
       }
     }),
   );

@@ -23,6 +23,8 @@ export interface FileValues {
   wordsOf(option: string): readonly string[] | undefined;
   /** The values of a list that stand in tables of their own. */
   entriesOf(option: string): readonly unknown[];
+  /** Those tables as they were written, to see whether they change. */
+  writtenIn(option: string): string;
 }
 
 /** A command's part of the file. */
@@ -87,6 +89,7 @@ export class ConfigFile {
       name: basename(this.path),
       wordsOf: (option) => words.get(option) ?? (entries.has(option) ? [] : undefined),
       entriesOf: (option) => entries.get(option) ?? [],
+      writtenIn: (option) => JSON.stringify(this.#table[specs[option]?.section?.name ?? ""]) ?? "",
     };
     return { values, findings };
   }

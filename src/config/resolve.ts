@@ -21,6 +21,8 @@ export interface Resolved {
   /** As they were written; undefined where there is no value. */
   readonly words: ReadonlyMap<string, readonly string[] | undefined>;
   readonly sources: ReadonlyMap<string, Source>;
+  /** Differs where a value does. */
+  readonly prints: ReadonlyMap<string, string>;
 }
 
 /** Values by name: command line over environment over configuration file over default. */
@@ -33,13 +35,16 @@ export function resolveValues(
   const values: Record<string, unknown> = {};
   const words = new Map<string, readonly string[] | undefined>();
   const sources = new Map<string, Source>();
+  const prints = new Map<string, string>();
   for (const [name, spec] of Object.entries(specs)) {
     const [source, chosen] = choose(name, spec, given, env, file);
     sources.set(name, source);
     words.set(name, chosen);
-    values[name] = valueOf(spec, chosen, source.name, source.kind === "file" ? file?.entriesOf(name) : undefined);
+    const own = source.kind === "file" ? file : undefined;
+    prints.set(name, JSON.stringify([chosen, own?.writtenIn(name)]));
+    values[name] = valueOf(spec, chosen, source.name, own?.entriesOf(name));
   }
-  return { values, words, sources };
+  return { values, words, sources, prints };
 }
 
 function choose(

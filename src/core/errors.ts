@@ -154,6 +154,15 @@ export function usageError(message: string, ...hints: string[]): SeikanError {
   return new SeikanError("usage", message, { hints });
 }
 
+/** What is wrong in one line, for logs: mistakes with their lines, or what to try. */
+export function mistakesIn({ mistakes, hints }: SeikanError): string | undefined {
+  if (mistakes.length === 0) return hints[0];
+  const told = mistakes.map(
+    ({ line, message, hint }) => `line ${line}: ${message}${hint === undefined ? "" : `: ${hint}`}`,
+  );
+  return told.join("; ");
+}
+
 /** Anything thrown, as a SeikanError; what was not thrown on purpose is `internal`. */
 export function toSeikanError(thrown: unknown): SeikanError {
   if (thrown instanceof SeikanError) return thrown;

@@ -5,6 +5,8 @@ import { readdirSync, readFileSync } from "node:fs";
  * used again, so a process is its number and the moment it began.
  */
 
+/** Looks at the process table before nobody is there. */
+const LOOKS = 3;
 const IS_LINUX = process.platform === "linux";
 
 /** When a process began, in whatever way the system counts; undefined: there is none with this number. */
@@ -19,6 +21,15 @@ export function startOf(pid: number): string | undefined {
 /** Processes of a launch that are alive: of its group or session, or with its mark in their environment. */
 export function livingMembers(group: number | undefined, mark: string): number[] {
   if (!IS_LINUX) return group !== undefined && groupExists(group) ? [group] : [];
+  // One that forks and ends while we look is missed, and so is its child; not twice.
+  for (let look = 1; look < LOOKS; look++) {
+    const found = membersNow(group, mark);
+    if (found.length > 0) return found;
+  }
+  return membersNow(group, mark);
+}
+
+function membersNow(group: number | undefined, mark: string): number[] {
   return readdirSync("/proc")
     .map(Number)
     .filter((pid) => Number.isInteger(pid) && pid !== process.pid && isMember(pid, group, mark));

@@ -79,7 +79,7 @@ export function errorPage({ status, reason, code, message, hints, evidence }: Er
 }
 
 function evidenceHtml(evidence: Evidence | undefined): string {
-  if (evidence === undefined) return "";
+  if (evidence === undefined || Object.keys(evidence.facts).length === 0) return "";
   const rows = Object.entries(evidence.facts).map(
     ([name, value]) => `<dt>${escapeHtml(inWords(name))}</dt><dd>${escapeHtml(String(value))}</dd>`,
   );

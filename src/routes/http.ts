@@ -251,7 +251,8 @@ export class HttpConnection implements Sink, MessageHandler<RequestHead>, Client
       });
     } catch (thrown) {
       const { protocol } = endpoint;
-      this.#fail(toSeikanError(thrown), head, { asOrigin: true, ...(protocol && { upgrade: protocol }) });
+      const style = protocol === undefined ? siteErrorStyle(head) : { asOrigin: true, upgrade: protocol };
+      this.#fail(toSeikanError(thrown), head, style);
     }
   }
 

@@ -113,6 +113,8 @@ export class SiteVisit implements Destination {
   #member: string | undefined;
   #visit: Visit | undefined;
   #isSettled = false;
+  /** Tells whoever opens a connection for it that nobody waits any more. */
+  #leave: (() => void) | undefined;
 
   constructor(context: RouteContext, head: RequestHead, site: Site, visitor: Visitor, peer: Client) {
     this.#context = context;
@@ -164,7 +166,8 @@ export class SiteVisit implements Destination {
   async reach(): Promise<ByteStream> {
     const deadline = deadlineIn(this.#context.limits.connectMs);
     const tries = (way: Way) => (this.way = way);
-    const reached = await this.#site.reach(this.#visitor, deadline, tries, this.#head);
+    const onGone = (leave: () => void) => (this.#leave = leave);
+    const reached = await this.#site.reach(this.#visitor, deadline, tries, this.#head, onGone);
     this.#member = reached.member;
     this.#begin(reached.origin);
     return reached.stream;
@@ -213,6 +216,7 @@ export class SiteVisit implements Destination {
 
   settled(): void {
     this.#isSettled = true;
+    this.#leave?.();
     this.#visit?.end();
   }
 }

@@ -92,13 +92,14 @@ class ServiceSite implements Site {
     deadline: Deadline,
     tries: (way: Way) => void,
     head: RequestHead,
+    onGone: (leave: () => void) => void,
   ): Promise<Reached> {
     tries(this.#way);
     const mayLaunch = !comesFromElsewhere(head, this.#isOurs);
     const patienceMs = isNavigation(head) ? MOMENT_MS : undefined;
     try {
       const source = { address, port };
-      const stream = await this.#service.reach({ deadline, source, mayLaunch, patienceMs });
+      const stream = await this.#service.reach({ deadline, source, mayLaunch, patienceMs, onGone });
       return { stream, origin: this.#service.generation, member: undefined };
     } catch (thrown) {
       throw this.#told(toSeikanError(thrown));
@@ -108,8 +109,7 @@ class ServiceSite implements Site {
   /** What the machine does is shown to those alone who are on it. */
   #told(error: SeikanError): SeikanError {
     const { name, command } = this.#service.settings;
-    if (this.#exposed && error.evidence !== undefined)
-      return new SeikanError(error.code, `${name} is not there yet`, { cause: error, forLog: error.message });
+    if (this.#exposed) return toldOutside(name, error);
     if (!isAbsent(error) || command !== undefined) return error;
     const hints = [`start it, or give [service.${name}] a command that does`];
     return new SeikanError(error.code, `${name} does not listen: ${error.message}`, { cause: error, hints });
@@ -143,6 +143,17 @@ class ServiceSite implements Site {
   async probe(): Promise<void> {
     if (!(await this.#service.answers())) throw new SeikanError("site-away", "it does not listen");
   }
+}
+
+/** Others hear that it is not there, and whether it is worth asking again. */
+function toldOutside(name: string, error: SeikanError): SeikanError {
+  const isStarting = error.code === "service-starting";
+  const { refreshSeconds } = error.evidence ?? {};
+  const evidence = refreshSeconds === undefined ? undefined : { facts: {}, output: [], refreshSeconds };
+  return new SeikanError(error.code, isStarting ? `${name} is starting` : `${name} is not there`, {
+    ...{ cause: error, forLog: error.message },
+    ...(evidence && { evidence }),
+  });
 }
 
 /** A page that a person opens (Fetch Metadata; where a browser has none, by what it takes). */

@@ -47,8 +47,17 @@ export const OPEN_POLICY: SitePolicy = {
 /** What visitors of a host reach: an exposure of an agent, a service. */
 export interface Site {
   readonly policy: SitePolicy;
-  /** Opens a connection to whoever serves it, for this request; `tries` hears of each way that is tried. */
-  reach(visitor: Visitor, deadline: Deadline, tries: (way: Way) => void, head: RequestHead): Promise<Reached>;
+  /**
+   * Opens a connection to whoever serves it, for this request; `tries` hears of each way that is tried.
+   * `onGone` takes what is to be called when the visitor leaves meanwhile.
+   */
+  reach(
+    visitor: Visitor,
+    deadline: Deadline,
+    tries: (way: Way) => void,
+    head: RequestHead,
+    onGone: (leave: () => void) => void,
+  ): Promise<Reached>;
   /** A connection to this origin, opened before, may take one more request. */
   accepts(origin: string, visitor: Visitor): boolean;
   /** A request begins at this origin. */

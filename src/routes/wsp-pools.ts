@@ -39,11 +39,11 @@ export class WspPools {
   readonly #pools = new Map<string, Pool>();
   readonly #waiting: Waiting[] = [];
   readonly #limits: WspLimits;
-  readonly #isGood: (digest: Uint8Array) => boolean;
+  readonly #isGood: (digest: Uint8Array | undefined) => boolean;
   #trimmedAt = now();
 
-  /** `isGood`: the token of this digest may be here. */
-  constructor(limits: WspLimits, isGood: (digest: Uint8Array) => boolean) {
+  /** `isGood`: the token of this digest may be here; undefined: none was shown. */
+  constructor(limits: WspLimits, isGood: (digest: Uint8Array | undefined) => boolean) {
     this.#limits = limits;
     this.#isGood = isGood;
     sweep.add((time) => this.#trim(time));
@@ -104,7 +104,7 @@ export class WspPools {
   }
 
   #isWelcome({ digest }: PooledConnection): boolean {
-    return digest === undefined || this.#isGood(digest);
+    return this.#isGood(digest);
   }
 
   #trim(time: number): true {

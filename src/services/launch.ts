@@ -1,5 +1,5 @@
 import { after, deadlineIn, now, sleep } from "../core/clock.ts";
-import { SeikanError, type Evidence } from "../core/errors.ts";
+import { SeikanError, toSeikanError, type Evidence } from "../core/errors.ts";
 import type { LaunchLedger } from "../platform/launch-ledger.ts";
 import { describeEnding, isClean, ProcessGroup, type Ending } from "../platform/process-group.ts";
 import { askHealth } from "../transports/ask-health.ts";
@@ -42,6 +42,9 @@ export class Launch {
   readyAt = 0;
   /** Told to stop: however it ends is fine. */
   #isAsked = false;
+  /** What the last look at it found. */
+  #health = "it was not asked";
+  #seen: SeikanError | undefined;
   readonly #group: ProcessGroup;
   readonly #forget: () => void;
 
@@ -113,7 +116,7 @@ export class Launch {
     const looking = new AbortController();
     const late = Promise.withResolvers<never>();
     const cancel = after(readyMs, () => late.reject(this.#late()));
-    const over = this.ended.then((ending): never => {
+    const over = Promise.race([this.ended, this.#badEnd()]).then((ending): never => {
       throw this.#failed(ending);
     });
     try {
@@ -132,16 +135,26 @@ export class Launch {
     }
   }
 
+  /** Its first process failed: whatever it left behind is no server. */
+  async #badEnd(): Promise<Ending> {
+    const ending = await this.#group.exited;
+    return isClean(ending) ? this.ended : ending;
+  }
+
   #late(): SeikanError {
     const { name, readyMs, ready, port } = this.plan;
+    const isAbsent = this.#seen === undefined || this.#seen.code === "connect-refused";
+    const nobody = `nothing listens${port === undefined ? "" : ` on port ${port}`}`;
     const what = {
-      port: `nothing listens${port === undefined ? "" : ` on port ${port}`}`,
-      http: `${ready.kind === "http" ? ready.path : ""} does not answer well`,
+      port: isAbsent ? nobody : this.#seen!.message,
+      http: `${ready.kind === "http" ? ready.path : ""}: ${this.#health}`,
       log: `it did not print ${ready.kind === "log" ? JSON.stringify(ready.text) : ""}`,
     }[ready.kind];
     return new SeikanError("service-timeout", `${name} was not ready within ${readyMs / 1000} s: ${what}`, {
       evidence: this.evidence(),
-      hints: ["ready_timeout says how long to wait; does the command listen on {port} at {host}?"],
+      hints: isAbsent
+        ? ["ready_timeout says how long to wait; does the command listen on {port} at {host}?"]
+        : this.#seen!.hints,
     });
   }
 
@@ -174,14 +187,21 @@ export class Launch {
     }
   }
 
+  async #isWell(path: string, dial: Dialer, deadline: number): Promise<boolean> {
+    const { isHealthy, why } = await askHealth(dial, path, deadline);
+    this.#health = why;
+    return isHealthy;
+  }
+
   async #shows(ready: ReadySign, dial: Dialer): Promise<boolean> {
     const deadline = deadlineIn(LOOK_ANSWER_MS);
-    if (ready.kind === "http") return (await askHealth(dial, ready.path, deadline)).isHealthy;
+    if (ready.kind === "http") return this.#isWell(ready.path, dial, deadline);
     try {
       const stream = await dial({ kind: "unix", path: "" }, { deadline });
       stream.abort(new SeikanError("cancelled", "it listens"));
       return true;
-    } catch {
+    } catch (thrown) {
+      this.#seen = toSeikanError(thrown);
       return false;
     }
   }

@@ -78,5 +78,5 @@ function shortened(partial: string): string {
 function plainLine(text: string): string {
   const last = Bun.stripANSI(text).replace(/\r+$/, "").split("\r").at(-1)!;
   // oxlint-disable-next-line no-control-regex
-  return last.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, "").slice(0, LINE_LENGTH);
+  return last.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, "").slice(0, LINE_LENGTH);
 }

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { parseEnv } from "node:util";
 import { after, before, deadlineIn, now, sleep, sweep } from "../core/clock.ts";
-import { SeikanError, toSeikanError } from "../core/errors.ts";
+import { SeikanError, toSeikanError, type Evidence } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { LaunchLedger } from "../platform/launch-ledger.ts";
@@ -37,11 +37,15 @@ export interface ServiceHost {
   /** Where visitors find a service. */
   urlOf(name: string): string;
   find(name: string): Service | undefined;
+  /** Resolves once no other service's outgoing launch has this port; undefined: none has. */
+  leaving(port: number, except: Service): Promise<unknown> | undefined;
 }
 
 export interface ReachOptions extends DialOptions {
   /** False: whoever asks may use it while it runs, and not start it. */
   readonly mayLaunch: boolean;
+  /** Takes what is to be called when whoever asks goes away meanwhile. */
+  readonly onGone?: ((leave: () => void) => void) | undefined;
   /** After so long a start that goes on is an error (`service-starting`); undefined: it is waited for. */
   readonly patienceMs?: number | undefined;
 }
@@ -139,7 +143,7 @@ export class Service {
 
   /** It has a place of its own, where somebody else may have started a server. */
   get mayBeExternal(): boolean {
-    return this.#launch === undefined && this.#outgoing.size === 0 && this.#hasPort;
+    return this.#launch === undefined && this.#outgoing.size === 0 && this.#hasPort && this.#elsewhere === undefined;
   }
 
   /** Somebody answers where it should listen, whoever started that. */
@@ -171,14 +175,18 @@ export class Service {
 
   /** Opens a connection to it, and starts it where nobody listens. */
   async reach(options: ReachOptions): Promise<ByteStream> {
-    const patience = options.patienceMs === undefined ? undefined : deadlineIn(options.patienceMs);
     const release = this.use();
-    this.#waiting++;
+    const gone = Promise.withResolvers<never>();
+    options.onGone?.(() => gone.reject(new SeikanError("cancelled", "whoever asked has gone")));
+    const reaching = this.#reach(options, gone.promise);
     try {
-      if (this.#waiting > MAX_WAITING) throw tooMany(this.#settings, MAX_WAITING);
-      return await this.#reach(options, patience);
+      return await Promise.race([reaching, gone.promise]);
+    } catch (thrown) {
+      // It may still come, and nobody wants it.
+      reaching.then((stream) => stream.abort(toSeikanError(thrown))).catch(() => {});
+      throw thrown;
     } finally {
-      this.#waiting--;
+      gone.promise.catch(() => {});
       release();
     }
   }
@@ -192,7 +200,8 @@ export class Service {
     };
   }
 
-  async #reach(options: ReachOptions, patience: number | undefined): Promise<ByteStream> {
+  async #reach(options: ReachOptions, gone: Promise<never>): Promise<ByteStream> {
+    const patience = options.patienceMs === undefined ? undefined : deadlineIn(options.patienceMs);
     // Each turn is another launch; a server that cannot be kept up is given up.
     for (let turn = 0; ; turn++) {
       const launch = this.#launch;
@@ -206,14 +215,26 @@ export class Service {
       }
       if (!options.mayLaunch && !this.#isStarting) throw launchDenied(this.#settings);
       const started = launch?.isReady === true && launch === this.#launch ? this.#recover(launch) : this.ensure();
-      await this.#patiently(started, patience);
+      await this.#wait(Promise.race([started, gone]), patience);
     }
   }
 
   /** What leaves is not asked any more, and what is not ready not yet. */
   get #mayDial(): boolean {
     if (this.#launch !== undefined) return this.#launch.isReady;
-    return this.#outgoing.size === 0 && this.#beginning === undefined && this.#hasPort;
+    return this.#outgoing.size === 0 && this.#beginning === undefined && this.#hasPort && this.#elsewhere === undefined;
+  }
+
+  /** Somebody else's server is about to leave this port. */
+  get #elsewhere(): Promise<unknown> | undefined {
+    const { place } = this.#settings;
+    if (place.kind !== "loopback" || place.port === undefined) return undefined;
+    return this.#host.leaving(place.port, this);
+  }
+
+  /** Resolves once its outgoing launches are over, where one of them has this port. */
+  leaves(port: number): Promise<unknown> | undefined {
+    return [...this.#outgoing].some(({ plan }) => plan.port === port) ? this.#leaving : undefined;
   }
 
   get #hasPort(): boolean {
@@ -229,14 +250,18 @@ export class Service {
     return this.state === "starting";
   }
 
-  async #patiently(started: Promise<unknown>, patience: number | undefined): Promise<void> {
-    if (patience === undefined) return void (await started);
+  /** For a start, with many others, and no longer than `patience`. */
+  async #wait(started: Promise<unknown>, patience: number | undefined): Promise<void> {
     started.catch(() => {});
+    if (this.#waiting >= MAX_WAITING) throw tooMany(this.#settings, MAX_WAITING);
+    this.#waiting++;
     try {
-      await before(patience, started, "service-starting", "");
+      await (patience === undefined ? started : before(patience, started, "service-starting", ""));
     } catch (thrown) {
       const error = toSeikanError(thrown);
       throw error.code === "service-starting" ? starting(this.#settings, this.#launch) : error;
+    } finally {
+      this.#waiting--;
     }
   }
 
@@ -284,6 +309,7 @@ export class Service {
   async #startNew(): Promise<Launch> {
     this.#cancelRestart();
     await this.#leaving;
+    await this.#elsewhere;
     const releases = await this.#dependencies();
     const { name } = this.#settings;
     try {
@@ -305,10 +331,15 @@ export class Service {
       throw this.#crashed(
         new SeikanError("service-failed", `${name} cannot be started: ${error.message}`, {
           cause: error,
-          evidence: { facts: { folder: this.#settings.folder }, output: [] },
+          evidence: { facts: this.#commandFacts(), output: [] },
         }),
       );
     }
+  }
+
+  #commandFacts(): Evidence["facts"] {
+    const { command, folder } = this.#settings;
+    return { command: typeof command === "string" ? command : (command?.join(" ") ?? ""), folder };
   }
 
   /** Starts what this needs; it stays up as long as this runs. */
@@ -478,7 +509,8 @@ export class Service {
     const isSame = runsTheSame(this.#settings, settings);
     this.#settings = settings;
     const launch = this.#launch;
-    if (launch === undefined) this.#address = this.#addressAt(this.port);
+    if (isSame && launch !== undefined) return;
+    this.#address = this.#addressAt(settings.place.kind === "loopback" ? settings.place.port : undefined);
     if (isSame) return;
     this.#failure = undefined;
     this.#crashes = [];

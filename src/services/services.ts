@@ -8,8 +8,12 @@ export class Services {
   /** Taken away, and not over yet. */
   readonly #leaving = new Set<Service>();
 
-  constructor(settings: readonly ServiceSettings[], host: Omit<ServiceHost, "find">) {
-    this.#host = { ...host, find: (name) => this.find(name) };
+  constructor(settings: readonly ServiceSettings[], host: Omit<ServiceHost, "find" | "leaving">) {
+    this.#host = {
+      ...host,
+      find: (name) => this.find(name),
+      leaving: (port, except) => this.#leavingPort(port, except),
+    };
     this.update(settings);
   }
 
@@ -19,6 +23,12 @@ export class Services {
 
   find(name: string): Service | undefined {
     return this.#services.get(name);
+  }
+
+  #leavingPort(port: number, except: Service): Promise<unknown> | undefined {
+    const others = [...this.#services.values(), ...this.#leaving].filter((service) => service !== except);
+    const ends = others.map((service) => service.leaves(port)).filter((end) => end !== undefined);
+    return ends.length === 0 ? undefined : Promise.all(ends);
   }
 
   /** From now on these: what is not among them ends once its requests are answered. */

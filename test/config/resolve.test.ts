@@ -224,7 +224,7 @@ describe("what is wrong", () => {
     await expect(resolved({ line: ["--port", "x"], file })).rejects.toThrow("--port: expected a whole number");
     await expect(resolved({ env: { SEIKAN_PORT: "x" }, file })).rejects.toThrow("SEIKAN_PORT: expected a whole number");
     const { given } = parseWords([], SPECS);
-    const values = { name: "seikan.toml", wordsOf: () => ["x"], entriesOf: () => [] };
+    const values = { name: "seikan.toml", wordsOf: () => ["x"], entriesOf: () => [], writtenIn: () => "" };
     const specs = { port: value({ group, metavar: "N", parse: refuse, help: "a value" }) };
     expect(() => resolveValues(specs, given, {}, values)).toThrow("port in seikan.toml: no x");
   });

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, realpathSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { SeikanError } from "../../src/core/errors.ts";
 import {
@@ -317,6 +317,13 @@ describe("stopping", () => {
     expect(performance.now() - began).toBeGreaterThanOrEqual(200);
     expect(await played.group.exited).toEqual({ code: undefined, signal: "SIGKILL" });
     expect(played.group.isAlive).toBe(false);
+  });
+
+  test.skipIf(!IS_LINUX)("ends a command that is suspended", async () => {
+    await using played = new Played("echo ready; kill -STOP $$; echo never");
+    await until(() => /\) T /.test(readFileSync(`/proc/${played.group.pid}/stat`, "latin1")), "it is suspended");
+    await played.stop(100);
+    expect(await played.ends()).toEqual({ code: undefined, signal: "SIGKILL", output: "ready\n" });
   });
 
   test("ends everything that a command started", async () => {

@@ -53,7 +53,7 @@ class Sited implements AsyncDisposable {
   }
 
   reach(request: RequestHead, site = this.site()): Promise<Reached> {
-    return site.reach(VISITOR, soon(), () => {}, request);
+    return site.reach(VISITOR, soon(), () => {}, request, () => {});
   }
 
   async failure(request: RequestHead, site = this.site()): Promise<SeikanError> {
@@ -379,7 +379,7 @@ describe("a service that runs", () => {
     const { hall } = sited;
     const ways: string[] = [];
     const first = await within(
-      sited.site().reach(VISITOR, soon(), (way) => void ways.push(way.reason), head()),
+      sited.site().reach(VISITOR, soon(), (way) => void ways.push(way.reason), head(), () => {}),
       "it",
     );
     const pid = hall.web.facts.pid!;

@@ -347,6 +347,13 @@ describe("a start", () => {
     expect(hall.log.fieldsOf("info web is ready")!.ms as number).toBeGreaterThanOrEqual(300);
   });
 
+  test("fails at once where the server ends while it settles", async () => {
+    await using hall = new ServiceHall([{ settleMs: 60_000 }]);
+    const request = failureOf(hall.reach());
+    kill(await hall.project.happens("web", "listen"), "SIGKILL");
+    expect((await request).message).toBe("web ended before it was ready: SIGKILL");
+  });
+
   test("may be that of a command that forks", async () => {
     await using hall = new ServiceHall([{ command: `${devLine()} & exit 0` }]);
     const pid = await hall.pid();
@@ -854,6 +861,25 @@ describe("a start during a stop", () => {
   });
 });
 
+describe("a start and a stop at the same moment", () => {
+  test("end as the later one wants it, which is the stop", async () => {
+    await using hall = new ServiceHall([at(freePort())]);
+    const started = failureOf(hall.web.start());
+    await over(hall.web.stop());
+    expect((await started).message).toBe("web was stopped by hand");
+    await until(() => hall.web.state === "held", "it is held");
+    await hall.project.isEmpty();
+  });
+
+  test("end as the later one wants it, which is the start", async () => {
+    await using hall = new ServiceHall([at(freePort())]);
+    const stopped = hall.web.stop();
+    await over(hall.web.start());
+    await over(stopped);
+    expect([hall.web.state, await hall.pid()]).toEqual(["ready", expectOne(hall)]);
+  });
+});
+
 describe("a change", () => {
   test("that is none leaves the process alone", async () => {
     await using hall = new ServiceHall();
@@ -1082,6 +1108,34 @@ describe("an end for good", () => {
   });
 });
 
+describe("a service that is taken away and comes back", () => {
+  const STUBBORN = { command: dev("--stubborn"), stopMs: 400 };
+
+  for (const name of ["web", "renamed"]) {
+    test(`${name === "web" ? "" : "under another name "}waits until the one before has gone`, async () => {
+      await using hall = new ServiceHall([{ ...STUBBORN, ...at(freePort()) }]);
+      const { settings } = hall.web;
+      const first = await hall.pid();
+      hall.services.update([]);
+      await hall.project.happens("web", "term");
+      hall.services.update([{ ...settings, name }]);
+      const second = await hall.pid({}, name);
+      expect([second === first, isAlive(first), isAlive(second)]).toEqual([false, false, true]);
+    });
+  }
+
+  test("has a process of its own, on a port of its own", async () => {
+    await using hall = new ServiceHall([STUBBORN]);
+    const { settings } = hall.web;
+    const first = await hall.pid();
+    hall.services.update([]);
+    await hall.project.happens("web", "term");
+    hall.services.update([settings]);
+    expect(await hall.pid()).toBe(hall.project.pids("web")[1]!);
+    await isGone(first);
+  });
+});
+
 describe("a kill", () => {
   test("ends a server at once that ignores SIGTERM", async () => {
     await using hall = new ServiceHall([{ command: `sleep 1000 & ${devLine("--stubborn")}` }]);
@@ -1099,6 +1153,17 @@ describe("a kill", () => {
     hall.web.kill();
     await hall.project.isEmpty();
     expect((await request).message).toMatch(/^web (is not served any more|ended before it was ready: .*)$/);
+  });
+
+  test("ends a start that waits for what it needs", async () => {
+    await using hall = new ServiceHall([{ dependsOn: ["db"] }, { name: "db", command: dev("--gate", "gate") }]);
+    const request = failureOf(hall.reach());
+    await hall.project.happens("db", "start");
+    hall.web.kill();
+    hall.project.write("gate", "");
+    await request;
+    await until(() => hall.web.state === "stopped", "it is over");
+    expect([hall.project.pids("web"), hall.service("db").facts.open]).toEqual([[], 0]);
   });
 
   test("ends what is being stopped", async () => {

@@ -80,7 +80,7 @@ export class ServiceHall implements AsyncDisposable {
   readonly project = new Project();
   readonly log = new KeptLog();
   readonly services: ServiceSet;
-  readonly host: Omit<ServiceHost, "find">;
+  readonly host: Omit<ServiceHost, "find" | "leaving">;
   /** How often anything was dialled. */
   dials = 0;
 
