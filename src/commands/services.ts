@@ -139,7 +139,7 @@ async function ask(socket: string, path: string, answerMs = ANSWER_MS): Promise<
     return await askControl(
       stream,
       { path: `${SERVICES_PATH}/${path}`, text: "" },
-      deadlineIn(ANSWER_MS),
+      deadlineIn(answerMs),
       "seikan serve",
     );
   } finally {
@@ -159,9 +159,10 @@ async function act(verb: Verb, chosen: readonly Chosen[], isOne: boolean, io: Co
         else io.print(`${service.name} is ${shownState(now.state)}`);
         return 0;
       } catch (thrown) {
-        const { message, code, hints, outcome, hopStatus } = toSeikanError(thrown);
+        const { message: said, code, hints, outcome, hopStatus } = toSeikanError(thrown);
+        const message = said.replace(/^seikan serve (refuses|answers): /, "");
         if (isOne) await printTail(server, service.name, io);
-        io.log.error(message.replace(/^seikan serve (refuses|answers): /, ""), { hint: hints[0] });
+        io.log.error(message, { hint: hints[0] });
         io.event("error", { service: service.name, code, message });
         return hopStatus !== undefined && hopStatus < 500 ? 2 : outcome.exit;
       }

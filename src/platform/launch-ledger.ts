@@ -5,7 +5,7 @@ import { endAll } from "./process-group.ts";
 import { livingMembers, startOf } from "./processes.ts";
 
 const ProcessShape = v.object({
-  pid: v.pipe(v.number(), v.integer(), v.minValue(2)),
+  pid: v.pipe(v.number(), v.integer(), v.minValue(1)),
   /** When it began, as the system counts. */
   start: v.optional(v.string()),
 });
@@ -15,7 +15,7 @@ const EntryShape = v.object({
   name: v.string(),
   /** Its first process, which names its group. */
   ...ProcessShape.entries,
-  mark: v.pipe(v.string(), v.regex(/^\w+=[\w-]{36}$/)),
+  mark: v.pipe(v.string(), v.regex(/^SEIKAN_LAUNCH=[\w-]{36}$/)),
   /** Who launched it. */
   server: ProcessShape,
 });

@@ -2,6 +2,7 @@ import { SeikanError } from "../core/errors.ts";
 import type { LiveSet } from "../core/scope.ts";
 import type { ByteStream, Sink } from "../core/stream.ts";
 import type { Service } from "../services/service.ts";
+import { closeGently } from "../transports/gentle-close.ts";
 import { fieldValue, formatHead } from "../wire/fields.ts";
 import type { RequestHead } from "../wire/http1.ts";
 import { JSON_TYPE } from "../wire/registration.ts";
@@ -41,6 +42,8 @@ export interface ServiceDesk {
   find(name: string): Service | undefined;
 }
 
+/** Lines kept for a client that is slow for a moment. */
+const PENDING = 5000;
 /** Lines that a log begins with. */
 const TAIL = 200;
 
@@ -64,7 +67,7 @@ export class ServicesEndpoint implements Endpoint {
 
   async serve(request: UpgradeRequest): Promise<void> {
     const { head, path, exposed } = request;
-    const [name, verb] = partsOf(path);
+    const [name, verb, ...more] = partsOf(path);
     if (name === undefined) return showPage(request, exposed);
     checkPage(head);
     if (this.#access !== undefined) await authorizeAdmin(request, this.#access);
@@ -72,6 +75,7 @@ export class ServicesEndpoint implements Endpoint {
     if (name === "status" && verb === undefined) return answerJson(request, { services: await this.#desk.report() });
     const service = this.#desk.find(name);
     if (service === undefined) throw new SeikanError("no-such-site", `there is no service ${name}`);
+    if (more.length > 0) throw new SeikanError("no-such-site", `there is no path ${path}`);
     if (verb === "follow") return follow(request, service);
     if (verb === "logs") return answerJson(request, { lines: service.output.tail(TAIL) });
     if (verb === "start") await service.start();
@@ -152,6 +156,7 @@ class Follower implements Sink {
   readonly #stream: ByteStream;
   readonly #forget: () => void;
   #isFull = false;
+  readonly #pending: string[] = [];
   #missed = 0;
 
   constructor(live: LiveSet, stream: ByteStream, service: Service) {
@@ -162,14 +167,16 @@ class Follower implements Sink {
   }
 
   #line(line: string): void {
-    if (this.#isFull) this.#missed++;
-    else this.#isFull = !this.#stream.write(text([line]));
+    if (!this.#isFull) this.#isFull = !this.#stream.write(text([line]));
+    else if (this.#pending.length < PENDING) this.#pending.push(line);
+    else this.#missed++;
   }
 
   onDrain(): void {
-    this.#isFull = false;
-    if (this.#missed > 0) this.#isFull = !this.#stream.write(text([`# ${this.#missed} lines are missing here`]));
+    const lines = this.#pending.splice(0);
+    if (this.#missed > 0) lines.push(`# ${this.#missed} lines are missing here`);
     this.#missed = 0;
+    this.#isFull = lines.length > 0 && !this.#stream.write(text(lines));
   }
 
   onData(): void {}
@@ -185,7 +192,9 @@ class Follower implements Sink {
 
   /** The server is about to stop. */
   drain(): void {
-    this.#stream.end();
+    this.#live.delete(this);
+    this.#forget();
+    closeGently(this.#stream);
   }
 
   abort(reason: SeikanError): void {

@@ -106,7 +106,7 @@ export class Launch {
     while (isClean(ending) && !this.#isAsked && this.#group.isAlive) await sleep(FORKED_MS);
     await this.#group.stop(this.plan.stopMs);
     this.#forget();
-    return this.#isAsked ? { code: 0, signal: undefined } : ending;
+    return ending;
   }
 
   // --- its beginning ---------------------------------------------------------------
@@ -116,9 +116,10 @@ export class Launch {
     const looking = new AbortController();
     const late = Promise.withResolvers<never>();
     const cancel = after(readyMs, () => late.reject(this.#late()));
-    const over = Promise.race([this.ended, this.#badEnd()]).then((ending): never => {
+    const fail = (ending: Ending): never => {
       throw this.#failed(ending);
-    });
+    };
+    const over = Promise.race([this.ended.then(fail), this.#badEnd().then(fail)]);
     try {
       await Promise.race([this.#sign(dial, seen, looking.signal), over, late.promise]);
       if (settleMs > 0) await Promise.race([sleep(settleMs, looking.signal), over]);
@@ -136,9 +137,12 @@ export class Launch {
   }
 
   /** Its first process failed: whatever it left behind is no server. */
-  async #badEnd(): Promise<Ending> {
-    const ending = await this.#group.exited;
-    return isClean(ending) ? this.ended : ending;
+  #badEnd(): Promise<Ending> {
+    const { promise, resolve } = Promise.withResolvers<Ending>();
+    void this.#group.exited.then((ending) => {
+      if (!isClean(ending)) resolve(ending);
+    });
+    return promise;
   }
 
   #late(): SeikanError {

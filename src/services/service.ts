@@ -460,9 +460,16 @@ export class Service {
   /** By hand: it stays stopped until `start`. */
   async stop(): Promise<void> {
     const asking = this.#checkOurs("stop");
-    if (asking !== undefined) await asking;
+    const wasHeld = this.#isHeld;
     this.#isHeld = true;
-    await this.#halt();
+    try {
+      if (asking !== undefined) await asking;
+    } catch (thrown) {
+      this.#isHeld = wasHeld;
+      throw thrown;
+    }
+    // Unless it was to start again meanwhile.
+    if (this.#isHeld) await this.#halt();
   }
 
   async restart(): Promise<void> {

@@ -498,6 +498,17 @@ host = "*.localhost"
     ]);
   });
 
+  test("have ports of their own where they are started there", async () => {
+    const on = (name: string, port: number, ...lines: string[]) =>
+      [`[service.${name}]`, `port = ${port}`, ...lines, ""].join("\n");
+    const run = 'command = "run"';
+    expect(await mistakes(on("a", 1, run) + on("b", 2, run) + on("c", 1, run))).toEqual([
+      "7:2 port 1 is that of a already",
+    ]);
+    // Who is only reached there may well be the other one.
+    expect(await read(on("a", 1, run) + on("b", 1) + on("c", 0, run) + on("d", 0, run))).toHaveLength(4);
+  });
+
   test("depend on such as there are, and never on themselves", async () => {
     const on = (name: string, ...others: string[]) =>
       `[service.${name}]\nport = 1\ndepends_on = ${JSON.stringify(others)}\n`;

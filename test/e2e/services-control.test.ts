@@ -508,7 +508,7 @@ describe("servers", () => {
     await project.serve({ two: { command: dev() } });
     kill(hanging.pid, "SIGSTOP");
     try {
-      const { stdout } = await services(project, "status", "--timeout", "8s");
+      const { stdout } = await services(project, "status", "--timeout", "6s");
       expect(stdout).toContain("two");
     } finally {
       kill(hanging.pid, "SIGCONT");

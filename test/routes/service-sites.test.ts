@@ -53,7 +53,13 @@ class Sited implements AsyncDisposable {
   }
 
   reach(request: RequestHead, site = this.site()): Promise<Reached> {
-    return site.reach(VISITOR, soon(), () => {}, request, () => {});
+    return site.reach(
+      VISITOR,
+      soon(),
+      () => {},
+      request,
+      () => {},
+    );
   }
 
   async failure(request: RequestHead, site = this.site()): Promise<SeikanError> {
@@ -333,11 +339,11 @@ describe("a service that does not run", () => {
   test("tells whoever is here why, and others nothing", async () => {
     const here = await sited.failure(head());
     expect(here.message).toBe("web cannot be started: no such command: ./no-such-command");
-    expect(here.evidence!.facts).toEqual({ folder: sited.hall.project.path });
+    expect(here.evidence!.facts).toEqual({ command: "./no-such-command", folder: sited.hall.project.path });
     await using outside = new Sited({ web: { isPublic: true } });
     const there = await outside.failure(head(), outside.site("web", true));
     expect([there.code, there.message, there.evidence, there.hints]).toEqual([
-      ...["service-failed", "web is not there yet", undefined, []],
+      ...["service-failed", "web is not there", undefined, []],
     ] as never);
     expect(there.forLog).toBe("web cannot be started: no such command: ./no-such-command");
   });
@@ -355,7 +361,7 @@ describe("a service that nobody here starts", () => {
     ] as never);
   });
 
-  test.failing("tells those outside no address of this machine's network", async () => {
+  test("tells those outside no address of this machine's network", async () => {
     const place = { kind: "target", target: tcpTarget("127.0.0.1", freePort()) } as const;
     await using sited = new Sited({ web: { isPublic: true } }, { command: undefined, place });
     const error = await sited.failure(head(), sited.site("web", true));
@@ -379,7 +385,13 @@ describe("a service that runs", () => {
     const { hall } = sited;
     const ways: string[] = [];
     const first = await within(
-      sited.site().reach(VISITOR, soon(), (way) => void ways.push(way.reason), head(), () => {}),
+      sited.site().reach(
+        VISITOR,
+        soon(),
+        (way) => void ways.push(way.reason),
+        head(),
+        () => {},
+      ),
       "it",
     );
     const pid = hall.web.facts.pid!;

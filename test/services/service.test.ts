@@ -218,7 +218,7 @@ describe("a command", () => {
   /** What it printed that ended at once. */
   async function printed(hall: ServiceHall): Promise<string[]> {
     const error = await failureOf(hall.web.start());
-    return [...error.evidence!.output];
+    return error.evidence!.output.filter((line) => !line.startsWith("# "));
   }
 
   test("gets the environment for children, its place and what it shall have besides, and nothing of ours", async () => {
@@ -389,6 +389,29 @@ describe("a start", () => {
     expect((await failureOf(hall.reach({ patienceMs: 1 }))).message).toBe("web is starting");
   });
 
+  test("is not waited for by somebody who has gone, and goes on", async () => {
+    await using hall = new ServiceHall([{ command: dev("--gate", "gate") }]);
+    let leave = () => {};
+    const request = failureOf(hall.reach({ onGone: (call) => (leave = call) }));
+    const patient = hall.pid();
+    await until(() => hall.web.facts.waiting === 2, "both wait");
+    leave();
+    const error = await request;
+    expect([error.code, error.message]).toEqual(["cancelled", "whoever asked has gone"]);
+    await until(() => hall.web.facts.waiting === 1, "one is left");
+    expect([hall.web.facts.open, hall.web.state]).toEqual([1, "starting"]);
+    hall.project.write("gate", "");
+    expect([await patient, hall.web.facts.open]).toEqual([expectOne(hall), 0]);
+  });
+
+  test("is no reason to stop for somebody who leaves when it is over", async () => {
+    await using hall = new ServiceHall();
+    let leave = () => {};
+    const stream = await hall.reach({ onGone: (call) => (leave = call) });
+    leave();
+    expect([await askOver(stream, "/who"), hall.web.facts.open]).toEqual([`web ${expectOne(hall)}`, 0]);
+  });
+
   test("is waited for by 256 requests, and by no more", async () => {
     await using hall = new ServiceHall([{ command: dev("--gate", "gate") }]);
     const waiting = Array.from({ length: 256 }, () => hall.reach());
@@ -443,7 +466,7 @@ describe("a start that fails", () => {
     const [program, folder] = [await failureOf(hall.reach()), await failureOf(hall.reach({}, "api"))];
     expect([program.code, program.message, program.evidence]).toEqual([
       ...["service-failed", "web cannot be started: no such command: ./serve"],
-      { facts: { folder: hall.project.path }, output: [] },
+      { facts: { command: "./serve", folder: hall.project.path }, output: [] },
     ] as never);
     expect(folder.message).toBe("api cannot be started: there is no folder /no/such/folder");
     expect([hall.web.state, hall.web.facts.starts]).toEqual(["failed", 0]);
@@ -467,9 +490,32 @@ describe("a start that fails", () => {
     await using hall = new ServiceHall([
       { command: dev("--health", "never"), ready: { kind: "http", path: "/healthz" }, readyMs: 400 },
     ]);
-    expect((await failureOf(hall.reach())).message).toBe(
-      "web was not ready within 0.4 s: /healthz does not answer well",
-    );
+    const error = await failureOf(hall.reach());
+    expect([error.code, error.message]).toEqual([
+      ...["service-timeout", "web was not ready within 0.4 s: /healthz: it answers 503"],
+    ] as never);
+  });
+
+  test("because it speaks no TLS where it shall is told so", async () => {
+    await using hall = new ServiceHall([{ tls: true, readyMs: 400 }]);
+    const { message } = await failureOf(hall.reach());
+    expect(message).toStartWith(`web was not ready within 0.4 s: TLS with 127.0.0.1:`);
+  });
+
+  test("is told with the last it said, however much that was", async () => {
+    for (const hasTerminal of [false, true]) {
+      const command = "seq 1 20000; echo the last words >&2; exit 1";
+      await using hall = new ServiceHall([{ command, hasTerminal }]);
+      const { output } = (await failureOf(hall.reach())).evidence!;
+      expect([output.length, output.slice(-2)]).toEqual([30, ["20000", "the last words"]]);
+    }
+  });
+
+  test("shows what was said and no note of ours, whatever the code was", async () => {
+    for (const code of [0, 1]) {
+      await using hall = new ServiceHall([{ command: dev("--say", "hello", "--exit", String(code)) }]);
+      expect((await failureOf(hall.reach())).evidence!.output).toEqual(["hello"]);
+    }
   });
 
   test("with a process left over ends that, too", async () => {
