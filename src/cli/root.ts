@@ -3,7 +3,7 @@ import { defineCommand, runCommand, type CommandDef } from "citty";
 import { GLOBAL_OPTIONS, type Command, type CommandIo, type Invocation } from "../commands/command.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
 import type { OptionSpecs } from "../core/options.ts";
-import { lookUpConfig, type LookUp } from "../config/look-up.ts";
+import { lookUpConfig, type FoundConfig, type LookUp } from "../config/look-up.ts";
 import { resolveValues, variableOf, type Resolved } from "../config/resolve.ts";
 import { parseWords, splitTail, type ParsedWords } from "./args.ts";
 import { renderCommandHelp, renderExitCodes, renderRootHelp, type HelpStyle } from "./help.ts";
@@ -171,7 +171,7 @@ async function readInvocation(
   env: Env,
   lookUp: LookUp,
 ): Promise<Invocation<OptionSpecs>> {
-  return toInvocation(command, parsed, tail, env, lookUp, await resolve(command, parsed, env, lookUp.found?.path));
+  return toInvocation(command, parsed, tail, env, lookUp, await resolve(command, parsed, env, lookUp.found));
 }
 
 function toInvocation(
@@ -184,7 +184,7 @@ function toInvocation(
 ): Invocation<OptionSpecs> {
   const path = lookUp.found?.path;
   const reread = async () => {
-    const next = await resolve(command, parsed, env, path);
+    const next = await resolve(command, parsed, env, lookUp.found);
     const changed = [...next.prints.keys()].filter((name) => next.prints.get(name) !== resolved.prints.get(name));
     return { invocation: toInvocation(command, parsed, tail, env, lookUp, next), changed };
   };
@@ -197,11 +197,16 @@ function toInvocation(
   };
 }
 
-async function resolve(command: Command, parsed: ParsedWords, env: Env, path: string | undefined): Promise<Resolved> {
+async function resolve(
+  command: Command,
+  parsed: ParsedWords,
+  env: Env,
+  found: FoundConfig | undefined,
+): Promise<Resolved> {
   const specs = specsOf(command);
-  if (path === undefined) return resolveValues(specs, parsed.given, env);
+  if (found === undefined) return resolveValues(specs, parsed.given, env);
   const { ConfigFile } = await import("../config/file.ts");
-  const file = await new ConfigFile(path).read({ section: command.section!, specs }, env);
+  const file = await new ConfigFile(found).read({ section: command.section!, specs }, env);
   return resolveValues(specs, parsed.given, env, file);
 }
 
@@ -237,9 +242,14 @@ function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: En
   };
 }
 
+/** Options of any command that hold secrets: they are set for one command, and seen by the children of all. */
+export const SECRET_OPTIONS: readonly string[] = [
+  ...["token", "auth", "agent-token", "expose", "proxy-auth", "proxy-header", "via", "route"],
+];
+
 /** The environment less every variable that holds a secret of ours. */
 function withoutSecrets(env: Env, specs: OptionSpecs): Record<string, string> {
-  const secrets = new Set(["SEIKAN_TOKEN", "SEIKAN_AUTH", "SEIKAN_PROXY_AUTH"]);
+  const secrets = new Set(SECRET_OPTIONS.map(variableOf));
   for (const [name, spec] of Object.entries(specs)) if (spec.secret) secrets.add(variableOf(name));
   const kept = Object.entries(env).filter(
     (entry): entry is [string, string] => entry[1] !== undefined && !secrets.has(entry[0]),

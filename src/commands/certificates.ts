@@ -78,17 +78,23 @@ function checkedPair(files: CertificateFiles, cert: string, key: string): X509Ce
 /** What files looked like the last time. */
 export class Stamps {
   #known = new Map<string, string | undefined>();
+  /** At the last look. */
+  #seen = new Map<string, string | undefined>();
 
   /** From now on these are watched, as they are. */
   watch(paths: readonly string[]): void {
     this.#known = new Map(paths.map((path) => [path, stampOf(path)]));
   }
 
-  /** Those that changed. One that is gone is being replaced, or stays as it was. */
+  /**
+   * Those that changed, and not since they were asked for before: they are whole by now.
+   * One that is gone is being replaced, or stays as it was.
+   */
   changed(): string[] {
-    const current = [...this.#known.keys()].map((path) => [path, stampOf(path)] as const);
-    return current
-      .filter(([path, stamp]) => stamp !== undefined && stamp !== this.#known.get(path))
-      .map(([path]) => path);
+    const before = this.#seen;
+    this.#seen = new Map([...this.#known.keys()].map((path) => [path, stampOf(path)]));
+    const isNew = ([path, stamp]: [string, string | undefined]) =>
+      stamp !== undefined && stamp !== this.#known.get(path) && stamp === before.get(path);
+    return [...this.#seen].filter(isNew).map(([path]) => path);
   }
 }

@@ -96,6 +96,7 @@ export const GLOBAL_OPTIONS = {
   }),
   "log-level": value({
     group: GENERAL,
+    isPersonal: true,
     metavar: "LEVEL",
     parse: choice("silent", "error", "warn", "info", "debug"),
     help: "How much to say on stderr: silent, error, warn, info or debug",
@@ -107,7 +108,7 @@ export const GLOBAL_OPTIONS = {
     default: "auto",
     help: "pretty, plain or json; auto is pretty on a terminal and plain elsewhere",
   }),
-  quiet: flag({ group: GENERAL, short: "q", help: "Say errors only" }),
+  quiet: flag({ group: GENERAL, isPersonal: true, short: "q", help: "Say errors only" }),
   verbose: flag({ group: GENERAL, short: "v", help: "Say more (debug)" }),
   json: flag({ group: GENERAL, help: "Print events for scripts, one JSON object a line" }),
   timeout: value({
@@ -118,6 +119,7 @@ export const GLOBAL_OPTIONS = {
   }),
   "ready-file": value({
     group: GENERAL,
+    isPersonal: true,
     metavar: "FILE",
     isPath: true,
     parse: text,
@@ -125,6 +127,7 @@ export const GLOBAL_OPTIONS = {
   }),
   "ready-fd": value({
     group: GENERAL,
+    isPersonal: true,
     metavar: "N",
     parse: integer(3, 1_000_000),
     help: "Write the same line to this descriptor, then close it",

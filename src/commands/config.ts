@@ -64,7 +64,7 @@ function lookUp(command: string, { values, sourceOf }: ConfigInvocation, env: Co
 /** The file that `command` would read. */
 function fileFor(command: string, invocation: ConfigInvocation, env: CommandIo["env"]): ConfigFile | undefined {
   const { found } = lookUp(command, invocation, env);
-  return found === undefined ? undefined : new ConfigFile(found.path);
+  return found === undefined ? undefined : new ConfigFile(found);
 }
 
 async function check(invocation: ConfigInvocation, io: CommandIo): Promise<number> {

@@ -72,7 +72,7 @@ export const SERVE_OPTIONS = {
     parse: text,
     help: "htpasswd file with bcrypt or argon2 hashes, read again when it changes",
   }),
-  "no-auth": flag({ group: "Users", help: "Let everybody dial, also on an exposed listener" }),
+  "no-auth": flag({ group: "Users", isPersonal: true, help: "Let everybody dial, also on an exposed listener" }),
   admin: list({
     group: "Users",
     metavar: "USER",

@@ -16,6 +16,8 @@ const RELOAD_DRAIN_MS = 10_000;
 export interface ServeServicesOptions {
   readonly direct: Dialer;
   readonly connectMs: number;
+  /** There is a configuration file: services may come. */
+  readonly isConfigured: boolean;
   readonly io: CommandIo;
 }
 
@@ -29,10 +31,10 @@ export class ServeServices implements ServiceDesk {
   /** `http://*:8080`: how visitors reach this server. */
   #origin = "http://*";
 
-  constructor(entries: readonly ServiceEntry[], { direct, connectMs, io }: ServeServicesOptions) {
+  constructor(entries: readonly ServiceEntry[], { direct, connectMs, isConfigured, io }: ServeServicesOptions) {
     this.#entries = entries;
     this.#io = io;
-    this.#ledger = ledgerIn(io);
+    this.#ledger = isConfigured ? ledgerIn(io) : undefined;
     const settings = entries.map((entry) => entry.settings);
     const host = { direct, connectMs, env: io.childEnv, ledger: this.#ledger, log: io.log };
     this.services = new Services(settings, { ...host, urlOf: (name) => this.urlOf(name) ?? "" });

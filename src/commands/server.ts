@@ -37,7 +37,7 @@ import { tunnelLogger } from "./tunnel-log.ts";
 
 const DEFAULT_LISTEN = "127.0.0.1:8080";
 /** How often the files are looked at that may change while it runs. */
-const WATCH_MS = 1000;
+const WATCH_MS = 500;
 
 /** Options about ways to targets: a reload makes new ones. */
 const REROUTING: readonly string[] = [
@@ -106,7 +106,10 @@ export class Server {
     );
     this.#reach = this.#newReach(invocation);
     const { direct } = this.#reach;
-    this.#services = new ServeServices(values.service, { direct, connectMs: values["connect-timeout"], io });
+    this.#services = new ServeServices(values.service, {
+      ...{ direct, connectMs: values["connect-timeout"], io },
+      isConfigured: invocation.config !== undefined,
+    });
     this.#sites = new SiteDirectory(this.#services.sites, this.#agents.registry);
     const enter = (stream: ByteStream, from: Source) => this.#enter(stream, from);
     this.#routes = new SiteRoutes(this.#reach.explicit(), this.#agents.registry, this.#sites, enter);

@@ -3,7 +3,7 @@ import type * as Valibot from "valibot";
 import { expandHome } from "../config/look-up.ts";
 import { isLoopbackHost, parseTarget, type Target } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
-import { duration, type SectionPlace } from "../core/options.ts";
+import { atKey, duration, type SectionPlace } from "../core/options.ts";
 import { hostName } from "../routes/exposure-places.ts";
 import type { ServiceHosting } from "../routes/service-sites.ts";
 import type { Place, ReadySign, ServiceSettings } from "../services/settings.ts";
@@ -16,10 +16,12 @@ export interface ServiceEntry {
   readonly hosting: ServiceHosting;
 }
 
+const SECONDS = "expected seconds, or a time such as 500ms";
+
 /** Keys about the process behind a service; `[expose.NAME]` of agents takes them, too. */
 export function processKeys(v: V) {
   const time = timeIn(v);
-  const seconds = v.union([time, v.pipe(v.number(), v.minValue(0))], "expected seconds, or a time such as 500ms");
+  const seconds = v.union([time, v.pipe(v.number(), v.finite(SECONDS), v.minValue(0, SECONDS))], SECONDS);
   const text = v.pipe(v.string(), v.nonEmpty("expected a text that is not empty"));
   return {
     command: described(
@@ -56,7 +58,14 @@ export function processKeys(v: V) {
       ),
       "What tells that it is ready, besides an open port: a path that answers 2xx or 3xx, or a text in a line that it prints",
     ),
-    ready_timeout: described(v, time, "How long a start may take [default: 60s]"),
+    ready_timeout: described(
+      v,
+      v.pipe(
+        time,
+        v.check((input) => input !== 0 && input !== "0", "expected more than 0"),
+      ),
+      "How long a start may take [default: 60s]",
+    ),
     delay: described(
       v,
       seconds,
@@ -153,7 +162,7 @@ export function readService(name: string, written: Written, place: SectionPlace)
     proxyProtocol: false,
     dependsOn: written.depends_on ?? [],
   };
-  const hosts = [written.host ?? `${name.toLowerCase()}.localhost`].flat().map(readHost);
+  const hosts = atKey("host", () => [written.host ?? `${name.toLowerCase()}.localhost`].flat().map(readHost));
   return { settings, hosting: { hosts, path: written.path ?? "/", isPublic: written.public ?? false } };
 }
 
@@ -182,8 +191,10 @@ export function readProcess(
 }
 
 /** What is wrong between services: hosts that two have, needs that nobody meets. */
-export function checkServices(entries: readonly ServiceEntry[]): { entry: string; message: string; hint?: string }[] {
-  const names = entries.map(({ settings }) => settings.name);
+export function checkServices(
+  entries: readonly ServiceEntry[],
+  names: readonly string[],
+): { entry: string; message: string; hint?: string }[] {
   const found: { entry: string; message: string; hint?: string }[] = [];
   const owners = new Map<string, string>();
   const launchers = new Map<number, string>();
@@ -218,7 +229,7 @@ function needs(name: string, wanted: string, entries: readonly ServiceEntry[], s
 
 function placeOf(port: number | undefined, target: string | undefined): Place {
   if (target === undefined) return { kind: "loopback", port: port === 0 ? undefined : port };
-  const parsed = parseTarget(target);
+  const parsed = atKey("target", () => parseTarget(target));
   if (parsed.kind === "udp") throw usageError("a service speaks HTTP, over TCP or a unix socket");
   return { kind: "target", target: parsed };
 }

@@ -1,10 +1,10 @@
-import { readFileSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { SeikanError, usageError } from "../core/errors.ts";
 import type { OptionSpec, OptionSpecs, SectionPlace } from "../core/options.ts";
-import { expandHome } from "./look-up.ts";
+import { distrust, expandHome, type FoundConfig } from "./look-up.ts";
 import { configError, syntaxError, type Finding } from "./mistakes.ts";
 import { isSecret, type KeyPath } from "./key-path.ts";
 import { check, closest, keysOf, optionsSchema, sectionSchema, unknownKey } from "./schema.ts";
@@ -40,10 +40,13 @@ export class ConfigFile {
   readonly text: string;
   readonly #table: Table;
 
-  /** Throws where it cannot be read or is no TOML. */
-  constructor(path: string) {
+  readonly #isProject: boolean;
+
+  /** Throws where it cannot be read or is no TOML; one of a project also where somebody else could have written it. */
+  constructor({ path, kind }: Pick<FoundConfig, "path" | "kind">) {
     this.path = path;
-    this.text = readText(path);
+    this.#isProject = kind === "project";
+    this.text = readText(path, this.#isProject);
     this.#table = parseText(path, this.text);
   }
 
@@ -77,6 +80,7 @@ export class ConfigFile {
     const place: SectionPlace = { folder: dirname(this.path), env };
     const options = check(optionsSchema(specs), this.#table[section] ?? {}, [section]);
     const findings = [...options.findings];
+    if (this.#isProject) findings.push(...personal(specs, options.value ?? {}, section));
     const entries = new Map<string, unknown[]>();
     for (const [name, spec] of Object.entries(specs)) {
       if (spec.section === undefined || this.#table[spec.section.name] === undefined) continue;
@@ -103,11 +107,12 @@ export class ConfigFile {
         return [read(key, value as never, place)];
       } catch (thrown) {
         if (!(thrown instanceof SeikanError)) throw thrown;
-        findings.push({ path: [name, key], isKey: true, message: thrown.message, hint: thrown.hints[0] });
+        const path = thrown.key === undefined ? [name, key] : [name, key, thrown.key];
+        findings.push({ path, isKey: thrown.key === undefined, message: thrown.message, hint: thrown.hints[0] });
         return [];
       }
     });
-    for (const { entry: key, message } of together?.(values) ?? [])
+    for (const { entry: key, message } of together?.(values, Object.keys(this.#table[name] as Table)) ?? [])
       findings.push({ path: [name, key], isKey: true, message });
     return values;
   }
@@ -129,17 +134,36 @@ function shownFor(readers: readonly FileReader[]): (path: KeyPath) => boolean {
     const isOption = readers.some((reader) => reader.section === section);
     // The name of an entry is no key.
     const key = rest[isOption ? 0 : 1];
-    if (key === undefined) return !isSecret(path);
+    // A value where a table should be may be anything.
+    if (key === undefined) return false;
     const meant = closest(String(key), keys);
     return meant !== undefined && !isSecret([String(section), meant]) && !isSecret(path);
   };
 }
 
-function readText(path: string): string {
+/** What a file that came with a project does not decide for whoever starts it. */
+function personal(specs: OptionSpecs, values: Table, section: string): Finding[] {
+  return Object.keys(values)
+    .filter((name) => specs[name]?.isPersonal === true)
+    .map((name) => ({
+      ...{ path: [section, name], isKey: true, message: `${name} is not for the file of a project` },
+      hint: "--config FILE reads it, or give it on the command line",
+    }));
+}
+
+function readText(path: string, isProject: boolean): string {
+  let descriptor: number | undefined;
   try {
-    return readFileSync(path, "utf8").replace(/^\uFEFF/, "");
+    descriptor = openSync(path, "r");
+    // What is read is what was looked at.
+    const why = isProject ? distrust(path, fstatSync(descriptor)) : undefined;
+    if (why !== undefined) throw usageError(`${path} is not read: ${why}`, `--config ${path} reads it`);
+    return readFileSync(descriptor, "utf8").replace(/^\uFEFF/, "");
   } catch (cause) {
+    if (cause instanceof SeikanError) throw cause;
     throw usageError(`cannot read ${path}: ${(cause as { code?: string }).code ?? String(cause)}`);
+  } finally {
+    if (descriptor !== undefined) closeSync(descriptor);
   }
 }
 

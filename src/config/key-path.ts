@@ -7,7 +7,10 @@ const SECRET_KEYS =
 
 /** True for a value that must not be shown: it has a secret key, or stands below one. */
 export function isSecret(path: KeyPath): boolean {
-  const [section, ...keys] = path;
+  const [section, first, ...rest] = path;
+  // The name of an entry is no key.
+  const isEntry = section === "service" || section === "expose" || section === "token";
+  const keys = isEntry ? rest : [first, ...rest];
   return section === "route" || keys.some((key) => typeof key === "string" && SECRET_KEYS.test(key));
 }
 

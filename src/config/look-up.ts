@@ -40,7 +40,7 @@ export function lookUpConfig({ named, readsProject, env, cwd }: LookUpOptions): 
     return { found: { path, kind: "named" }, passedOver: undefined };
   }
   const project = readsProject ? projectFile(cwd) : undefined;
-  const why = project === undefined ? undefined : distrust(project);
+  const why = project === undefined ? undefined : distrust(project, statSync(project));
   if (project !== undefined && why === undefined)
     return { found: { path: project, kind: "project" }, passedOver: undefined };
   const path = userFile(env);
@@ -70,12 +70,13 @@ function foldersUpToRoot(cwd: string): string[] {
 }
 
 /** A file that somebody else could have written starts nothing. */
-function distrust(path: string): string | undefined {
+export function distrust(path: string, { uid: owner, mode }: { uid: number; mode: number }): string | undefined {
   const uid = process.getuid?.();
   if (uid === undefined) return undefined;
-  const { uid: owner, mode } = statSync(path);
   if (owner !== uid) return "it belongs to another user";
-  return (mode & 0o002) === 0 ? undefined : "everybody may write to it";
+  if ((mode & 0o002) !== 0) return "everybody may write to it";
+  const { mode: folder } = statSync(dirname(path));
+  return (folder & 0o1002) === 0o002 ? "everybody may replace it" : undefined;
 }
 
 function homeOf(env: Env): string {

@@ -28,13 +28,13 @@ export async function configError(
 /** The text is no TOML: nothing can be told about its values, so none is shown. */
 export function syntaxError(path: string, text: string, line: number, column: number, message: string): SeikanError {
   const finding = { path: [], isKey: false, message };
-  const shown = text.split("\n").map(withoutValue).join("\n");
-  return mistaken(path, [mistakeAt(shown, { line, column, length: 1 }, finding)]);
+  const shown = text.split("\n").map((one, index) => withoutValue(one, index + 1 === line));
+  return mistaken(path, [mistakeAt(shown.join("\n"), { line, column, length: 1 }, finding)]);
 }
 
-/** A table's name, or a key; what stands behind it, and anything else, may be a secret. */
-function withoutValue(line: string): string {
-  const shown = /^\s*(?:\[[^"'=]*|[\w.-]+\s*=)/.exec(line)?.[0] ?? "";
+/** A table's name, or the key where the mistake is; anything else may be a secret, or a piece of one. */
+function withoutValue(line: string, isHere: boolean): string {
+  const shown = (isHere ? /^\s*(?:\[[^"'=]*|[a-z][a-z0-9_-]{0,40}\s*=)/ : /^\s*\[[^"'=]*/).exec(line)?.[0] ?? "";
   return shown + line.slice(shown.length).replace(/[^\s]/g, "*");
 }
 

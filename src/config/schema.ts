@@ -64,11 +64,22 @@ export function check<T>(schema: GenericSchema<T>, input: unknown, above: KeyPat
     const issues = result.issues.flatMap((issue) => innermost(issue)).map((issue) => toFinding(issue, above));
     // What was found wrong as a whole is not looked into.
     const whole = findings.filter(({ isKey }) => !isKey).map(({ path }) => path);
-    findings.push(
-      ...issues.filter(({ path }) => !whole.some((one) => one.every((part, index) => part === path[index]))),
-    );
+    for (const issue of issues) if (!isTold(issue, whole, findings)) findings.push(issue);
   }
   return { value: findings.length === 0 ? (result.output as T) : undefined, findings };
+}
+
+/** Said already, of a whole that is wrong, or about a table that lacks a key because its name is wrong. */
+function isTold({ path, message }: Finding, whole: readonly KeyPath[], findings: readonly Finding[]): boolean {
+  if (whole.some((one) => isBelow(path, one))) return true;
+  return findings.some((other) => {
+    const isSame = other.path.length === path.length && isBelow(path, other.path) && other.message === message;
+    return isSame || (other.isKey && other.path.length > path.length && isBelow(other.path, path));
+  });
+}
+
+function isBelow(path: KeyPath, above: KeyPath): boolean {
+  return above.every((part, index) => part === path[index]);
 }
 
 type Issue = Pick<v.GenericIssue, "kind" | "type" | "input" | "expected" | "message" | "issues"> & {
@@ -88,7 +99,8 @@ function toFinding(issue: Issue, above: KeyPath): Finding {
   const name = path.filter((part) => typeof part === "string").at(-1) ?? "";
   if (issue.kind === "schema" && issue.input === undefined) return { path, isKey: true, message: `${name} is missing` };
   // A text outside of all tables may be anything.
-  const isHidden = isSecret(path) || (path.length === 1 && typeof issue.input === "string");
+  const isTable = issue.expected === "Object";
+  const isHidden = isSecret(path) || ((path.length === 1 || isTable) && typeof issue.input === "string");
   const got = issue.kind === "schema" && !isHidden ? `, got ${shown(issue.input)}` : "";
   const said = issue.message.startsWith("Invalid ")
     ? `expected ${NAMES[issue.expected ?? ""] ?? issue.expected}`

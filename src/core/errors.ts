@@ -118,6 +118,8 @@ export interface ErrorDetails {
   readonly forLog?: string;
   /** All that is wrong in a file, where the message names it. */
   readonly mistakes?: readonly Mistake[];
+  /** Of a table: what is wrong there. */
+  readonly key?: string;
   /** For those who may see what the machine does. */
   readonly evidence?: Evidence;
 }
@@ -131,6 +133,7 @@ export class SeikanError extends Error {
   readonly forLog: string;
   readonly mistakes: readonly Mistake[];
   readonly evidence: Evidence | undefined;
+  readonly key: string | undefined;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
@@ -142,6 +145,7 @@ export class SeikanError extends Error {
     this.forLog = details.forLog ?? message;
     this.mistakes = details.mistakes ?? [];
     this.evidence = details.evidence;
+    this.key = details.key;
   }
 
   get outcome(): Outcome {

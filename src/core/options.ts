@@ -1,5 +1,5 @@
 import type { GenericSchema } from "valibot";
-import { usageError } from "./errors.ts";
+import { SeikanError, usageError } from "./errors.ts";
 
 /**
  * One option of a command, as data. The same table feeds the parser, the
@@ -22,6 +22,8 @@ export interface OptionSpec<T> {
   readonly separator?: string;
   /** Never shown, and removed from the environment of children. */
   readonly secret?: boolean;
+  /** Not for the configuration file of a project: whoever starts it decides. */
+  readonly isPersonal?: boolean;
   /** Names a file: in the configuration file relative to its folder. */
   readonly isPath?: boolean;
   /** Tables of the configuration file whose entries are values of this list, too. */
@@ -38,7 +40,7 @@ export interface SectionSpec<T> {
   /** Turns an entry of that shape into a value. Throws a usage error. */
   readonly read: (name: string, entry: never, place: SectionPlace) => T;
   /** What is wrong between entries that are right by themselves. */
-  together?(values: readonly T[]): readonly EntryMistake[];
+  together?(values: readonly T[], names: readonly string[]): readonly EntryMistake[];
 }
 
 export interface EntryMistake {
@@ -80,6 +82,16 @@ export function value<T, const C extends Common<T> & { metavar: string; parse: (
 
 export function list<T, const C extends Common<T> & { metavar: string; parse: (text: string) => T }>(spec: C) {
   return { ...spec, kind: "list" } as const;
+}
+
+/** Names the key of an entry that a usage error is about. */
+export function atKey<T>(key: string, read: () => T): T {
+  try {
+    return read();
+  } catch (thrown) {
+    if (!(thrown instanceof SeikanError)) throw thrown;
+    throw new SeikanError(thrown.code, thrown.message, { hints: thrown.hints, key });
+  }
 }
 
 /** Entries that have no option on the command line. */

@@ -15,6 +15,8 @@ const EntryShape = v.object({
   name: v.string(),
   /** Its first process, which names its group. */
   ...ProcessShape.entries,
+  // Number 1 would mean everybody.
+  pid: v.pipe(v.number(), v.integer(), v.minValue(2)),
   mark: v.pipe(v.string(), v.regex(/^SEIKAN_LAUNCH=[\w-]{36}$/)),
   /** Who launched it. */
   server: ProcessShape,
@@ -86,6 +88,6 @@ async function end({ pid, start, mark }: Entry): Promise<boolean> {
   const isSame = startOf(pid) !== undefined && startOf(pid) === start;
   const members = livingMembers(isSame ? pid : undefined, mark);
   if (members.length === 0) return false;
-  await endAll(isSame ? pid : undefined, mark, GRACE_MS);
+  await endAll(() => (isSame ? pid : undefined), mark, GRACE_MS);
   return true;
 }

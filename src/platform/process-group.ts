@@ -3,7 +3,7 @@ import { constants } from "node:os";
 import { delimiter, join, resolve } from "node:path";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
 import { SeikanError } from "../core/errors.ts";
-import { livingMembers, signalAll } from "./processes.ts";
+import { groupExists, livingMembers, signalAll } from "./processes.ts";
 
 /** In the environment of everything a launch starts: so it is found again, also where it left the group. */
 const MARK = "SEIKAN_LAUNCH";
@@ -15,7 +15,8 @@ export interface GroupOptions {
   readonly env: Readonly<Record<string, string>>;
   /** Its output is a terminal. */
   readonly hasTerminal: boolean;
-  readonly onOutput: (chunk: Uint8Array) => void;
+  /** Makes whoever takes the output of one stream; a terminal is one. */
+  readonly source: () => (chunk: Uint8Array) => void;
 }
 
 /** How the first process of a group ended. */
@@ -25,8 +26,9 @@ export interface Ending {
   readonly signal: string | undefined;
 }
 
-/** How often a group is asked whether it has gone. */
+/** How often a group is asked whether it has gone: more and more seldom. */
 const POLL_MS = 20;
+const LONGEST_POLL_MS = 250;
 /** How long output may come after the last process that is known. */
 const LAST_WORDS_MS = 200;
 /** How long SIGKILL may take. */
@@ -40,6 +42,8 @@ export class ProcessGroup {
   /** The first process is over; others may live on. */
   readonly exited: Promise<Ending>;
   readonly #child: Bun.Subprocess;
+  /** The number names our group no more: it may be somebody else's by now. */
+  #isForgotten = false;
   readonly #readers: { cancel(): Promise<void> }[] = [];
   readonly #reading: Promise<void>[] = [];
   #stopping: Promise<void> | undefined;
@@ -53,15 +57,22 @@ export class ProcessGroup {
     if (options.hasTerminal) this.#reading.push(closed.promise);
     this.pid = this.#child.pid;
     for (const stream of [this.#child.stdout, this.#child.stderr])
-      if (stream instanceof ReadableStream) this.#reading.push(this.#read(stream, options.onOutput));
+      if (stream instanceof ReadableStream) this.#reading.push(this.#read(stream, options.source()));
     this.exited = this.#child.exited.then((): Ending => {
+      // As long as anybody has it, nobody else gets it.
+      this.#isForgotten = !groupExists(this.pid);
       const { exitCode, signalCode } = this.#child;
       return { code: exitCode ?? undefined, signal: typeof signalCode === "string" ? signalCode : undefined };
     });
   }
 
   get isAlive(): boolean {
-    return livingMembers(this.pid, this.mark).length > 0;
+    return livingMembers(this.#group, this.mark).length > 0;
+  }
+
+  get #group(): number | undefined {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) this.#isForgotten ||= !groupExists(this.pid);
+    return this.#isForgotten ? undefined : this.pid;
   }
 
   /** SIGTERM for all of it, SIGKILL for what is left after `graceMs`. Resolves when nothing is; repeating it waits with the first. */
@@ -71,7 +82,7 @@ export class ProcessGroup {
   }
 
   async #stop(graceMs: number): Promise<void> {
-    await endAll(this.pid, this.mark, graceMs);
+    await endAll(() => this.#group, this.mark, graceMs);
     // Its last words are in the pipe; somebody who holds the other end does not hold us.
     await Promise.race([Promise.all(this.#reading), sleep(LAST_WORDS_MS)]);
     this.release();
@@ -79,7 +90,7 @@ export class ProcessGroup {
 
   /** At once, without waiting. */
   kill(): void {
-    signalAll(this.pid, livingMembers(this.pid, this.mark), "SIGKILL");
+    signalAll(this.#group, livingMembers(this.#group, this.mark), "SIGKILL");
     this.release();
   }
 
@@ -93,33 +104,39 @@ export class ProcessGroup {
     const reader = stream.getReader();
     this.#readers.push(reader);
     try {
-      for (let part = await reader.read(); !part.done; part = await reader.read()) onOutput(part.value);
+      for (let part = await reader.read(); !part.done; part = await reader.read()) {
+        onOutput(part.value);
+        // Whoever prints without end takes turns with everybody else.
+        await new Promise(setImmediate);
+      }
     } catch {
       // Cancelled, or the pipe broke: there is no more output.
     }
   }
 }
 
-/** Ends every process of a launch: SIGTERM, then SIGKILL after `graceMs`. */
-export async function endAll(group: number | undefined, mark: string, graceMs: number): Promise<void> {
-  signalAll(group, livingMembers(group, mark), "SIGTERM");
+/** Ends every process of a launch: SIGTERM, then SIGKILL after `graceMs`. `group` is asked again each time. */
+export async function endAll(group: () => number | undefined, mark: string, graceMs: number): Promise<void> {
+  signalAll(group(), livingMembers(group(), mark), "SIGTERM");
   if (await isGone(group, mark, graceMs)) return;
-  signalAll(group, livingMembers(group, mark), "SIGKILL");
+  signalAll(group(), livingMembers(group(), mark), "SIGKILL");
   await isGone(group, mark, KILL_MS);
 }
 
-async function isGone(group: number | undefined, mark: string, ms: number): Promise<boolean> {
+async function isGone(group: () => number | undefined, mark: string, ms: number): Promise<boolean> {
   const deadline = deadlineIn(ms);
-  while (livingMembers(group, mark).length > 0) {
+  let pause = POLL_MS;
+  while (livingMembers(group(), mark).length > 0) {
     if (now() >= deadline) return false;
-    await sleep(POLL_MS);
+    await sleep(Math.min(pause, deadline - now()));
+    pause = Math.min(LONGEST_POLL_MS, pause * 1.5);
   }
   return true;
 }
 
 /** `closed`: its terminal is. */
 function spawn(
-  { command, folder, hasTerminal, onOutput }: GroupOptions,
+  { command, folder, hasTerminal, source }: GroupOptions,
   env: Record<string, string>,
   closed: () => void,
 ): Bun.Subprocess {
@@ -132,7 +149,8 @@ function spawn(
   try {
     if (!hasTerminal)
       return Bun.spawn([path, ...words.slice(1)], { ...common, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
-    const data = (_: unknown, chunk: Uint8Array) => onOutput(new Uint8Array(chunk));
+    const take = source();
+    const data = (_: unknown, chunk: Uint8Array) => take(new Uint8Array(chunk));
     return Bun.spawn([path, ...words.slice(1)], {
       ...common,
       terminal: { cols: 120, rows: 40, data, exit: () => closed() },

@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
+import { descriptorsLeft } from "./descriptors.ts";
 
 /**
  * What the system knows about processes. A number alone is nobody: numbers are
@@ -11,7 +12,10 @@ const IS_LINUX = process.platform === "linux";
 
 /** When a process began, in whatever way the system counts; undefined: there is none with this number. */
 export function startOf(pid: number): string | undefined {
-  if (IS_LINUX) return readStat(pid)?.start;
+  if (IS_LINUX) {
+    const stat = readStat(pid);
+    return stat === undefined || isDead(stat) ? undefined : stat.start;
+  }
   if (process.platform === "win32") return undefined;
   const { stdout } = Bun.spawnSync(["ps", "-o", "lstart=", "-p", String(pid)]);
   const text = stdout.toString().trim();
@@ -20,7 +24,8 @@ export function startOf(pid: number): string | undefined {
 
 /** Processes of a launch that are alive: of its group or session, or with its mark in their environment. */
 export function livingMembers(group: number | undefined, mark: string): number[] {
-  if (!IS_LINUX) return group !== undefined && groupExists(group) ? [group] : [];
+  // Without descriptors nothing can be looked up, and nobody must be taken for dead.
+  if (!IS_LINUX || !descriptorsLeft()) return group !== undefined && groupExists(group) ? [group] : [];
   // One that forks and ends while we look is missed, and so is its child; not twice.
   for (let look = 1; look < LOOKS; look++) {
     const found = membersNow(group, mark);
@@ -53,7 +58,8 @@ function trySignal(pid: number, signal: NodeJS.Signals): void {
   }
 }
 
-function groupExists(group: number): boolean {
+/** Some process has this number as its group, dead or alive. */
+export function groupExists(group: number): boolean {
   try {
     process.kill(process.platform === "win32" ? group : -group, 0);
     return true;
@@ -64,14 +70,18 @@ function groupExists(group: number): boolean {
 
 function isMember(pid: number, group: number | undefined, mark: string): boolean {
   const stat = readStat(pid);
-  // A zombie is dead; its parent has not looked yet.
-  if (stat === undefined || stat.state === "Z" || stat.state === "X") return false;
+  if (stat === undefined || isDead(stat)) return false;
   if (group !== undefined && (stat.group === group || stat.session === group)) return true;
   try {
     return `\0${readFileSync(`/proc/${pid}/environ`, "latin1")}`.includes(`\0${mark}\0`);
   } catch {
     return false;
   }
+}
+
+/** A zombie is dead; its parent has not looked yet. */
+function isDead({ state }: Stat): boolean {
+  return state === "Z" || state === "X";
 }
 
 interface Stat {

@@ -158,18 +158,24 @@ function toldOutside(name: string, error: SeikanError): SeikanError {
 
 /** A page that a person opens (Fetch Metadata; where a browser has none, by what it takes). */
 export function isNavigation({ method, fields }: RequestHead): boolean {
-  if (method !== "GET") return false;
+  return method === "GET" && opensPage(fields);
+}
+
+function opensPage(fields: RequestHead["fields"]): boolean {
   const mode = fieldValue(fields, "sec-fetch-mode");
+  // A frame in somebody's page, or what a browser fetches in advance, is nothing that a person opens.
+  const dest = fieldValue(fields, "sec-fetch-dest") ?? "document";
+  if (dest !== "document" || fieldValue(fields, "sec-purpose") !== undefined) return false;
   if (mode !== undefined) return mode === "navigate";
   return fieldValue(fields, "upgrade") === undefined && /\btext\/html\b/.test(fieldValue(fields, "accept") ?? "");
 }
 
 /** Another site's page asks, by itself: that shall start nothing here. Our own sites are not another one. */
-function comesFromElsewhere({ method, fields, ...head }: RequestHead, isOurs: (origin: string) => boolean): boolean {
+function comesFromElsewhere({ fields }: RequestHead, isOurs: (origin: string) => boolean): boolean {
   const site = fieldValue(fields, "sec-fetch-site");
   const origin = fieldValue(fields, "origin");
   if (site !== undefined && site !== "cross-site") return false;
-  if (site === "cross-site" && isNavigation({ method, fields, ...head })) return false;
+  if (site === "cross-site" && opensPage(fields)) return false;
   if (origin !== undefined) return !isOurs(origin) && !isLoopbackOrigin(origin, fields);
   return site === "cross-site";
 }
@@ -178,5 +184,8 @@ function comesFromElsewhere({ method, fields, ...head }: RequestHead, isOurs: (o
 function isLoopbackOrigin(origin: string, fields: RequestHead["fields"]): boolean {
   if (fieldValue(fields, "sec-fetch-site") !== undefined) return false;
   const host = /^https?:\/\/(.+)$/i.exec(origin)?.[1];
-  return host !== undefined && (host === fieldValue(fields, "host") || isLoopbackHost(host.replace(/:\d+$/, "")));
+  return (
+    host !== undefined &&
+    (host === fieldValue(fields, "host") || isLoopbackHost(host.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1")))
+  );
 }

@@ -163,7 +163,10 @@ class Follower implements Sink {
     this.#live = live;
     this.#stream = stream;
     live.add(this);
-    this.#forget = service.output.follow((line) => this.#line(line));
+    this.#forget = service.output.follow(
+      (line) => this.#line(line),
+      () => this.drain(),
+    );
   }
 
   #line(line: string): void {

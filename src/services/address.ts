@@ -55,14 +55,20 @@ export class ServiceAddress {
         return stream;
       } catch (thrown) {
         const error = toSeikanError(thrown);
-        if (!isAbsent(error)) throw error;
-        refusal ??= error;
+        if (!isAbsent(error) && !isNoAddress(error, this.#targets)) throw error;
+        if (refusal === undefined || !isAbsent(refusal)) refusal = error;
       }
     }
     // A lack of descriptors looks the same.
     if (!descriptorsLeft()) throw new SeikanError("limit-reached", "no file descriptors are left");
     throw refusal ?? new SeikanError("connect-refused", "it has no port yet");
   }
+}
+
+/** A machine without one of the IP versions has one loopback address only. */
+function isNoAddress({ cause }: SeikanError, targets: readonly Target[]): boolean {
+  const { code } = (cause ?? {}) as { code?: string };
+  return targets.length > 1 && ["EADDRNOTAVAIL", "EAFNOSUPPORT", "ENETUNREACH", "EHOSTUNREACH"].includes(code ?? "");
 }
 
 /** Nobody listens there: refused, or a unix socket that is not there. */

@@ -3,6 +3,7 @@ import { SeikanError, toSeikanError, type Evidence } from "../core/errors.ts";
 import type { LaunchLedger } from "../platform/launch-ledger.ts";
 import { describeEnding, isClean, ProcessGroup, type Ending } from "../platform/process-group.ts";
 import { askHealth } from "../transports/ask-health.ts";
+import { closeGently } from "../transports/gentle-close.ts";
 import type { Dialer } from "../transports/transport.ts";
 import { Output } from "./output.ts";
 import type { ReadySign } from "./settings.ts";
@@ -26,6 +27,8 @@ const EVIDENCE_LINES = 30;
 /** First pauses between looking whether it is ready; later ones are longer. */
 const LOOK_MS = 10;
 const LONGEST_LOOK_MS = 250;
+/** How long it may take to hear of an end. */
+const REAP_MS = 1000;
 /** How often a group is looked at whose first process ended well. */
 const FORKED_MS = 500;
 
@@ -54,11 +57,11 @@ export class Launch {
     this.output = output;
     const { command, folder, env, hasTerminal } = plan;
     const seen = Promise.withResolvers<void>();
-    const onOutput = (chunk: Uint8Array) => output.write(chunk);
-    if (plan.ready.kind === "log") this.#watchLog(plan.ready.text, seen.resolve);
-    this.#group = new ProcessGroup({ command, folder, env, hasTerminal, onOutput });
+    const source = () => output.source();
+    const unseek = plan.ready.kind === "log" ? output.seek(plan.ready.text, seen.resolve) : () => {};
+    this.#group = new ProcessGroup({ command, folder, env, hasTerminal, source });
     this.#forget = this.#remember(ledger);
-    this.ended = this.#watch();
+    this.ended = this.#watch().finally(unseek);
     this.ready = this.#becomeReady(dial, seen.promise);
     this.ready.catch(() => {});
   }
@@ -77,11 +80,16 @@ export class Launch {
     return this.#group.pid;
   }
 
-  /** Ends all of it. Resolves when nothing is left; repeating it waits with the first. */
+  /** Ends all of it. Resolves when nothing is left, or cannot be ended (`isStuck`); repeating it waits with the first. */
   async stop(): Promise<void> {
     this.#isAsked = true;
     await this.#group.stop(this.plan.stopMs);
-    await this.ended;
+    await Promise.race([this.ended, sleep(REAP_MS)]);
+  }
+
+  /** It was told to end, and lives: it may belong to another user, or wait for a disk. */
+  get isStuck(): boolean {
+    return this.#isAsked && this.#group.isAlive;
   }
 
   /** At once, without waiting. */
@@ -170,14 +178,6 @@ export class Launch {
     });
   }
 
-  #watchLog(text: string, seen: () => void): void {
-    const forget = this.output.follow((line) => {
-      if (!line.includes(text)) return;
-      forget();
-      seen();
-    });
-  }
-
   /** Resolves with the sign; looks for it until `signal` aborts. */
   async #sign(dial: Dialer, seen: Promise<void>, signal: AbortSignal): Promise<void> {
     const { ready } = this.plan;
@@ -202,7 +202,7 @@ export class Launch {
     if (ready.kind === "http") return this.#isWell(ready.path, dial, deadline);
     try {
       const stream = await dial({ kind: "unix", path: "" }, { deadline });
-      stream.abort(new SeikanError("cancelled", "it listens"));
+      closeGently(stream);
       return true;
     } catch (thrown) {
       this.#seen = toSeikanError(thrown);

@@ -7,6 +7,8 @@ export const SETTLED_MS = 10_000;
 /** So many crashes within a minute are one too many. */
 const TRIP_CRASHES = 5;
 const TRIP_WINDOW_MS = 60_000;
+/** After so long without a crash the next one is the first. */
+const FORGOTTEN_MS = 10 * 60_000;
 /** How long nothing is started then, unless somebody asks for it by hand. */
 const TRIP_PAUSE_MS = 30_000;
 
@@ -19,6 +21,11 @@ export function pauseAfter(crashes: readonly number[]): { readonly ms: number; r
     ms: Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** Math.max(0, crashes.length - 1)),
     isTripped: false,
   };
+}
+
+/** What is long ago does not count any more. */
+export function remembered(crashes: readonly number[], time: number): readonly number[] {
+  return time - (crashes.at(-1) ?? 0) < FORGOTTEN_MS ? crashes : [];
 }
 
 export interface Use {

@@ -6,6 +6,7 @@ import type { Logger } from "../core/log.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { LaunchLedger } from "../platform/launch-ledger.ts";
 import { describeEnding, isClean, type Ending } from "../platform/process-group.ts";
+import { closeGently } from "../transports/gentle-close.ts";
 import { freePort } from "../transports/free-port.ts";
 import type { Dialer, DialOptions } from "../transports/transport.ts";
 import { endingFacts, Launch, type LaunchPlan } from "./launch.ts";
@@ -22,7 +23,7 @@ import {
   type Failure,
 } from "./messages.ts";
 import { Output } from "./output.ts";
-import { isIdle, pauseAfter, SETTLED_MS } from "./policy.ts";
+import { isIdle, pauseAfter, remembered, SETTLED_MS } from "./policy.ts";
 import { fillIn, runsTheSame, type Placeholders, type ServiceSettings } from "./settings.ts";
 
 /** What all services of a process share. */
@@ -77,12 +78,18 @@ export class Service {
   readonly #outgoing = new Set<Launch>();
   #isHeld = false;
   #isClosed = false;
+  /** It is served no more, and ends. */
+  #ending: Promise<void> | undefined;
+  /** At the latest. */
+  #endsBy = Number.POSITIVE_INFINITY;
   /** It was up, and nobody wanted it to end: after a crash it is started again unasked. */
   #isWanted = false;
   #crashes: number[] = [];
   #failure: Failure | undefined;
   #cancelRestart: () => void = () => {};
   #open = 0;
+  /** Services that run and depend on it. */
+  #dependants = 0;
   #upgraded = 0;
   #waiting = 0;
   #lastUse = now();
@@ -119,7 +126,7 @@ export class Service {
       pid: launch?.pid,
       port: launch?.plan.port ?? (this.#settings.place.kind === "loopback" ? this.#settings.place.port : undefined),
       upMs: launch?.isReady === true ? Math.round(now() - launch.readyAt) : undefined,
-      open: this.#open,
+      open: this.#open + this.#dependants,
       waiting: this.#waiting,
       starts: this.#starts,
       error: this.#failure?.error.message,
@@ -150,7 +157,7 @@ export class Service {
   async answers(): Promise<boolean> {
     try {
       const stream = await this.#address.dial({ deadline: deadlineIn(500) });
-      stream.abort(new SeikanError("cancelled", "it answers"));
+      closeGently(stream);
       return true;
     } catch {
       return false;
@@ -234,6 +241,8 @@ export class Service {
 
   /** Resolves once its outgoing launches are over, where one of them has this port. */
   leaves(port: number): Promise<unknown> | undefined {
+    const isEnding = this.#ending !== undefined && this.#launch?.plan.port === port;
+    if (isEnding) return this.#ending;
     return [...this.#outgoing].some(({ plan }) => plan.port === port) ? this.#leaving : undefined;
   }
 
@@ -282,7 +291,7 @@ export class Service {
       } catch (thrown) {
         // Whoever replaced it has another one, which is waited for.
         if (launch === this.#launch || this.#failure?.error === thrown || now() >= deadline) throw thrown;
-        await launch.ended;
+        await this.#leaving;
         continue;
       }
       if (launch === this.#launch) return;
@@ -345,7 +354,7 @@ export class Service {
   /** Starts what this needs; it stays up as long as this runs. */
   async #dependencies(): Promise<(() => void)[]> {
     const needed = this.#settings.dependsOn.map((name) => this.#host.find(name)!);
-    const releases = needed.map((service) => service.use());
+    const releases = needed.map((service) => service.#need());
     try {
       await Promise.all(needed.map((service) => service.#becomeUsable()));
       return releases;
@@ -358,9 +367,18 @@ export class Service {
     }
   }
 
+  /** It is not idle until the result is called. */
+  #need(): () => void {
+    this.#dependants++;
+    return () => {
+      this.#dependants--;
+      this.#lastUse = now();
+    };
+  }
+
   async #becomeUsable(): Promise<void> {
     const stream = await this.reach({ deadline: 0, mayLaunch: true });
-    stream.abort(new SeikanError("cancelled", "it listens"));
+    closeGently(stream);
   }
 
   #plan(): LaunchPlan {
@@ -429,7 +447,7 @@ export class Service {
 
   /** Remembers a failure, and starts again after a pause where that is wanted. */
   #crashed(error: SeikanError): SeikanError {
-    this.#crashes.push(now());
+    this.#crashes = [...remembered(this.#crashes, now()), now()];
     const { ms, isTripped } = pauseAfter(this.#crashes);
     const isAutomatic = this.#settings.restarts && this.#isWanted && !isTripped && !this.#isHeld && !this.#isClosed;
     if (!isAutomatic) this.#isWanted = false;
@@ -441,10 +459,16 @@ export class Service {
     });
     if (isAutomatic) {
       this.#cancelRestart = after(ms, () => {
-        if (!this.#isHeld && !this.#isClosed && this.#launch === undefined) this.#begin().catch(() => {});
+        if (!this.#isHeld && !this.#isClosed && this.#launch === undefined) this.#startAgain().catch(() => {});
       });
     }
     return error;
+  }
+
+  /** Unless somebody else did meanwhile. */
+  async #startAgain(): Promise<void> {
+    if (this.mayBeExternal && (await this.answers())) this.#failure = undefined;
+    else await this.#begin();
   }
 
   /** By hand: also where it was stopped by hand, or crashes too often. Resolves once it is ready. */
@@ -494,12 +518,14 @@ export class Service {
     this.#isClosed = true;
     sweep.delete(this.#tick);
     await this.#halt();
+    this.#output.end();
   }
 
   /** For good, after the requests it has: its WebSockets end with it. */
-  async drain(ms: number): Promise<void> {
-    await this.#untilUnused(deadlineIn(ms));
-    await this.close();
+  drain(ms: number): Promise<void> {
+    this.#endsBy = Math.min(this.#endsBy, deadlineIn(ms));
+    this.#ending ??= this.#untilUnused(() => this.#endsBy).then(() => this.close());
+    return this.#ending;
   }
 
   /** At once. */
@@ -524,7 +550,7 @@ export class Service {
     if (launch === undefined) return;
     this.#host.log.info(`${settings.name} was changed: the one that runs is stopped`);
     this.#launch = undefined;
-    this.#depart(launch, launch.isReady ? this.#untilUnused(deadlineIn(DRAIN_MS)) : undefined);
+    this.#depart(launch, launch.isReady ? this.#untilUnused(within(DRAIN_MS)) : undefined);
   }
 
   async #halt(): Promise<void> {
@@ -539,13 +565,22 @@ export class Service {
   /** It ends, after `first`; the next one waits for that. */
   #depart(launch: Launch, first: Promise<void> = Promise.resolve()): void {
     this.#outgoing.add(launch);
-    const over = first.then(() => launch.stop()).finally(() => this.#outgoing.delete(launch));
-    this.#leaving = Promise.all([this.#leaving, over.catch(() => {})]);
+    const over = first
+      .then(() => launch.stop())
+      .catch(() => {})
+      .then(() => this.#departed(launch));
+    this.#leaving = Promise.all([this.#leaving, over]).then(() => {});
+  }
+
+  #departed(launch: Launch): void {
+    this.#outgoing.delete(launch);
+    if (!launch.isStuck) return;
+    this.#host.log.error(`${launch.plan.name} cannot be ended: a process of it lives on`, { pid: launch.pid });
   }
 
   /** Its requests are answered; who waits for a start is not one of them. */
-  async #untilUnused(deadline: number): Promise<void> {
-    while (this.#open - this.#upgraded - this.#waiting > 0 && now() < deadline) await sleep(LOOK_MS);
+  async #untilUnused(deadline: () => number): Promise<void> {
+    while (this.#open - this.#upgraded - this.#waiting > 0 && now() < deadline()) await sleep(LOOK_MS);
   }
 
   /** A server that lives and does not listen: it may be loading its new code. If it stays so it is started again. */
@@ -570,7 +605,10 @@ export class Service {
   readonly #tick = (time: number): boolean => {
     const launch = this.#launch;
     const { idleMs, name } = this.#settings;
-    if (launch?.isReady === true && isIdle({ open: this.#open, lastUse: this.#lastUse }, idleMs, time)) {
+    if (
+      launch?.isReady === true &&
+      isIdle({ open: this.#open + this.#dependants, lastUse: this.#lastUse }, idleMs, time)
+    ) {
       this.#host.log.info(`${name} is stopped: nobody used it for ${idleMs / 1000} s`);
       this.#isWanted = false;
       this.#launch = undefined;
@@ -578,6 +616,11 @@ export class Service {
     }
     return !this.#isClosed;
   };
+}
+
+function within(ms: number): () => number {
+  const deadline = deadlineIn(ms);
+  return () => deadline;
 }
 
 function readEnvFile(path: string | undefined): Record<string, string> {

@@ -22,7 +22,7 @@ afterAll(() => temp[Symbol.dispose]());
 async function read(text: string): Promise<ServiceEntry[]> {
   const path = temp.file("seikan.toml");
   writeFileSync(path, text);
-  const values = await new ConfigFile(path).read(SERVE, ENV);
+  const values = await new ConfigFile({ path: path, kind: "named" }).read(SERVE, ENV);
   return values.entriesOf("service") as ServiceEntry[];
 }
 
@@ -307,7 +307,7 @@ describe("a wrong value", () => {
     ['env_file = ""', ["3:12 env_file: expected a text that is not empty"]],
     ["env_file = 5", ["3:12 env_file: expected a text, got 5"]],
     ['tty = "yes"', ['3:7 tty: expected true or false, got "yes"']],
-    ['ready = "port"', ['3:9 ready: expected a table, got "port"']],
+    ['ready = "port"', ["3:9 ready: expected a table"]],
     ["ready = {}", ['3:9 ready: expected { http = "/path" } or { log = "text" }']],
     ['ready = { http = "/", log = "x" }', ['3:9 ready: expected { http = "/path" } or { log = "text" }']],
     ['ready = { http = "healthz" }', ["3:18 http: expected a path such as /healthz"]],
@@ -367,7 +367,7 @@ describe("a wrong value", () => {
 
   // A start that may take no time fails, and one that settles for ever does not end.
   for (const line of ["ready_timeout = 0", "settle = inf", "delay = inf"]) {
-    test.failing(`${line} is refused`, async () => {
+    test(`${line} is refused`, async () => {
       expect(await mistakes(`[service.web]\ncommand = "run"\n${line}\n`)).toHaveLength(1);
     });
   }
@@ -376,7 +376,7 @@ describe("a wrong value", () => {
     ["port = inf", "3:8 port: expected a port"],
     ['ready = { htp = "/" }', "3:11 unknown key `htp` (did you mean `http`?)"],
   ] as const) {
-    test.failing(`${line} is one mistake`, async () => {
+    test(`${line} is one mistake`, async () => {
       expect(await mistakes(`[service.web]\ncommand = "run"\n${line}\n`)).toEqual([mistake]);
     });
   }
@@ -433,7 +433,7 @@ describe("keys that say nothing together", () => {
     });
   }
 
-  test.failing("are refused where the host or the target is written", async () => {
+  test("are refused where the host or the target is written", async () => {
     expect(await mistakes('[service.web]\nport = 1\nhost = "a b"\n')).toEqual(['3:8 "a b" is no host name']);
     const [mistake] = await mistakes('[service.web]\ntarget = "db"\n');
     expect(mistake).toStartWith('2:10 cannot read target "db"');
@@ -461,7 +461,7 @@ describe("the name of a service", () => {
     expect(await mistakes("[[service.web]]\nport = 1\n")).toEqual(["1:3 web: expected a table, got a list"]);
   });
 
-  test.failing("may look like that of a secret, and hides no values", async () => {
+  test("may look like that of a secret, and hides no values", async () => {
     const { mistakes: all } = await refusal('[service.keycloak]\nport = "8001"\n');
     expect(all.map(({ message, frame }) => [message, frame[1]])).toEqual([
       ['port: expected a number, got "8001"', '> 2 | port = "8001"'],
@@ -527,7 +527,7 @@ host = "*.localhost"
     ]);
   });
 
-  test.failing("depend also on such as have a mistake, which is the only one then", async () => {
+  test("depend also on such as have a mistake, which is the only one then", async () => {
     const text = '[service.a]\nport = 1\ndepends_on = ["b"]\n[service.b]\nport = 2\ntarget = "localhost:3"\n';
     expect(await mistakes(text)).toEqual(["4:2 port and target exclude each other"]);
   });

@@ -23,7 +23,7 @@ const HASH = `sha256:${"0".repeat(64)}`;
 function configFile(text: string): ConfigFile {
   const path = folder.file("seikan.toml");
   writeFileSync(path, text);
-  return new ConfigFile(path);
+  return new ConfigFile({ path: path, kind: "named" });
 }
 
 const read = (text: string, reader = SERVE): Promise<FileValues> => configFile(text).read(reader, ENV);
@@ -281,8 +281,10 @@ tunnels = 17
   test("stands in a file that can be read", () => {
     const path = folder.file("a-folder");
     mkdirSync(path);
-    expect(() => new ConfigFile(path)).toThrow(`cannot read ${path}: EISDIR`);
-    expect(() => new ConfigFile(folder.file("none"))).toThrow(`cannot read ${folder.file("none")}: ENOENT`);
+    expect(() => new ConfigFile({ path: path, kind: "named" })).toThrow(`cannot read ${path}: EISDIR`);
+    expect(() => new ConfigFile({ path: folder.file("none"), kind: "named" })).toThrow(
+      `cannot read ${folder.file("none")}: ENOENT`,
+    );
   });
 });
 

@@ -52,7 +52,7 @@ async function resolved({ line = [], env = {}, file }: Said): Promise<Resolved> 
   if (file === undefined) return resolveValues(SPECS, given, env);
   const path = folder.file("seikan.toml");
   writeFileSync(path, file);
-  const values = await new ConfigFile(path).read({ section: "connect", specs: SPECS }, env);
+  const values = await new ConfigFile({ path: path, kind: "named" }).read({ section: "connect", specs: SPECS }, env);
   return resolveValues(SPECS, given, env, values);
 }
 

@@ -616,7 +616,7 @@ describe("seikan config schema", () => {
   for (const [text, isRight] of files) {
     test(`and the check both ${isRight ? "take" : "refuse"} ${JSON.stringify(text.slice(0, 50))}`, async () => {
       expect(accepts(schema, parse(text))).toBe(isRight);
-      const file = new ConfigFile(place.write("seikan.toml", text));
+      const file = new ConfigFile({ path: place.write("seikan.toml", text), kind: "named" });
       const all = Object.entries(readers).map(([section, specs]) => ({ section, specs }));
       const checked = file.check(all, {}).then(
         () => true,

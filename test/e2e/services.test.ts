@@ -1744,7 +1744,7 @@ describe("a changed file", () => {
     expect((await logOf(running)).split("info starting web")).toHaveLength(2);
   });
 
-  test.failing("finds that server also where the one before it is on its way out", async () => {
+  test("finds that server also where the one before it is on its way out", async () => {
     await using place = new Project();
     const [one, two] = [freePort(), freePort()];
     await using outside = devProcess("web", "--port", String(two));

@@ -201,7 +201,7 @@ describe("a changed file", () => {
     expect(isAlive(old)).toBe(false);
   });
 
-  test.concurrent.failing("changes what others need without a pause", async () => {
+  test.concurrent("changes what others need without a pause", async () => {
     await using place = new Project();
     const web = { command: dev(), depends_on: ["database"] };
     const running = await place.serve({ web, database: { command: dev("one") } });

@@ -35,7 +35,7 @@ class Played implements AsyncDisposable {
     this.group = new ProcessGroup({
       ...{ command, folder, env: { PATH: process.env.PATH ?? "" }, hasTerminal: false },
       ...changes,
-      onOutput: (chunk) => (this.#output += Buffer.from(chunk).toString()),
+      source: () => (chunk: Uint8Array) => (this.#output += Buffer.from(chunk).toString()),
     });
   }
 

@@ -242,11 +242,11 @@ describe("a service that does not run", () => {
   };
   const OURS = ["own", "another service's", "that of a wildcard"];
 
-  function mayStart(site: string | undefined, mode: string | undefined, method: string, origin: string): boolean {
+  function mayStart(site: string | undefined, mode: string | undefined, origin: string): boolean {
     // Programs say nothing, and older browsers no more than the origin.
     if (site === undefined) return [...OURS, "none", "another server's on this machine"].includes(origin);
     if (site !== "cross-site") return true;
-    return OURS.includes(origin) || (mode === "navigate" && method === "GET");
+    return OURS.includes(origin) || mode === "navigate";
   }
 
   for (const site of [undefined, "none", "same-origin", "same-site", "cross-site"]) {
@@ -259,7 +259,7 @@ describe("a service that does not run", () => {
               ...(mode === undefined ? [] : ["Sec-Fetch-Mode", mode]),
               ...(value === undefined ? [] : ["Origin", value]),
             ];
-            const expected = mayStart(site, mode, method, origin) ? "service-failed" : "launch-denied";
+            const expected = mayStart(site, mode, origin) ? "service-failed" : "launch-denied";
             expect([method, mode, await outcome(method, fields)]).toEqual([method, mode, expected]);
           }
         }
@@ -274,9 +274,21 @@ describe("a service that does not run", () => {
     ["a link elsewhere", "GET", ["Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"], "service-failed"],
     ["an image elsewhere", "GET", ["Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors"], "launch-denied"],
     [
-      "a form elsewhere",
+      "a form elsewhere, which is a page that somebody opens",
       "POST",
       ["Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Origin", "https://evil.test"],
+      "service-failed",
+    ],
+    [
+      "a frame elsewhere",
+      "GET",
+      ["Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe"],
+      "launch-denied",
+    ],
+    [
+      "a page that is fetched in advance elsewhere",
+      "GET",
+      ["Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Purpose", "prefetch"],
       "launch-denied",
     ],
     [
@@ -324,7 +336,7 @@ describe("a service that does not run", () => {
     expect((await sited.failure(request("http://web.lan:8081"))).code).toBe("launch-denied");
   });
 
-  test.failing("is started by an older browser's script on ::1 as by one on 127.0.0.1", async () => {
+  test("is started by an older browser's script on ::1 as by one on 127.0.0.1", async () => {
     expect(await outcome("POST", ["Origin", "http://[::1]:3000"])).toBe("service-failed");
   });
 

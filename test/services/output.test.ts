@@ -2,9 +2,23 @@ import { describe, expect, test } from "bun:test";
 import { Output } from "../../src/services/output.ts";
 import { byteByByte, cutAtRandom, randomNumbers, splits } from "../support/random.ts";
 
+/** What a command printed to one stream. */
+class Written extends Output {
+  #take = this.source();
+
+  write(chunk: Uint8Array): void {
+    this.#take(chunk);
+  }
+
+  override begin(command: string): void {
+    super.begin(command);
+    this.#take = this.source();
+  }
+}
+
 /** What is kept of these chunks, more than that many lines at most. */
 function kept(chunks: Iterable<string | Uint8Array>, count = 1000): string[] {
-  const output = new Output();
+  const output = new Written();
   for (const chunk of chunks) output.write(Buffer.from(chunk as string));
   return output.tail(count);
 }
@@ -54,7 +68,7 @@ describe("lines of a command", () => {
       const lines = Array.from({ length: 1 + random(12) }, () => SHOWN[random(SHOWN.length)]!);
       const ends = lines.map(() => (random(2) === 0 ? "\n" : "\r\n"));
       const bytes = Buffer.from(lines.map(([printed], index) => printed + ends[index]!).join(""));
-      const output = new Output();
+      const output = new Written();
       const heard: string[] = [];
       output.follow((line) => void heard.push(line));
       for (const chunk of cutAtRandom(bytes, random)) output.write(chunk);
@@ -109,14 +123,14 @@ describe("of what a command printed", () => {
   });
 
   test("of a line that never ends its characters are told as far as the limit", () => {
-    const output = new Output();
+    const output = new Written();
     const chunk = Buffer.alloc(100_000, "x");
     for (let i = 0; i < 100; i++) output.write(chunk);
     expect(output.tail(10)).toEqual(["x".repeat(2000)]);
   });
 
   test("a progress bar without end shows its last state", () => {
-    const output = new Output();
+    const output = new Written();
     for (let i = 0; i <= 20_000; i++) output.write(Buffer.from(`\r${i} of 20000`));
     expect(output.tail(10)).toEqual(["20000 of 20000"]);
   });
@@ -134,7 +148,7 @@ describe("of what a command printed", () => {
   });
 
   test("an unfinished line is told once, and goes on", () => {
-    const output = new Output();
+    const output = new Written();
     output.write(Buffer.from("10%\r20"));
     expect([output.tail(5), output.tail(5)]).toEqual([["20"], ["20"]]);
     output.write(Buffer.from("%\nnext"));
@@ -152,7 +166,7 @@ describe("of what a command printed", () => {
 
 describe("a note", () => {
   test("stands between the lines, behind the unfinished one", () => {
-    const output = new Output();
+    const output = new Written();
     output.write(Buffer.from("one\ntw"));
     output.note("exit code 1");
     output.write(Buffer.from("o\n"));
@@ -160,13 +174,13 @@ describe("a note", () => {
   });
 
   test("is plain text, too", () => {
-    const output = new Output();
+    const output = new Written();
     output.note("starting: printf '\x1b[31m'");
     expect(output.tail(10)).toEqual(["# starting: printf ''"]);
   });
 
   test("ends a character that was never finished", () => {
-    const output = new Output();
+    const output = new Written();
     output.write(Uint8Array.of(0xe4, 0xb8));
     output.note("SIGKILL");
     output.write(Buffer.from("next\n"));
@@ -176,8 +190,8 @@ describe("a note", () => {
 
 describe("what the last launch printed", () => {
   /** A launch that printed this, after another one. */
-  function second(...printed: string[]): Output {
-    const output = new Output();
+  function second(...printed: string[]): Written {
+    const output = new Written();
     output.begin("first");
     output.write(Buffer.from("of the first\n"));
     output.note("exit code 1");
@@ -214,7 +228,7 @@ describe("what the last launch printed", () => {
 
 describe("followers", () => {
   test("hear of each line that is whole, and of notes", () => {
-    const output = new Output();
+    const output = new Written();
     output.write(Buffer.from("before\n"));
     const heard: string[] = [];
     output.follow((line) => void heard.push(line));
@@ -226,7 +240,7 @@ describe("followers", () => {
   });
 
   test("hear of nothing once they left, each for itself", () => {
-    const output = new Output();
+    const output = new Written();
     const [a, b]: [string[], string[]] = [[], []];
     const leaveA = output.follow((line) => void a.push(line));
     output.follow((line) => void b.push(line));
@@ -238,7 +252,7 @@ describe("followers", () => {
   });
 
   test("may leave while they are told", () => {
-    const output = new Output();
+    const output = new Written();
     const [once, all]: [string[], string[]] = [[], []];
     const leave = output.follow((line) => {
       once.push(line);
@@ -250,7 +264,7 @@ describe("followers", () => {
   });
 
   test("hear also of lines that are not kept any more", () => {
-    const output = new Output();
+    const output = new Written();
     let count = 0;
     output.follow(() => void count++);
     output.write(Buffer.from("x\n".repeat(2000)));

@@ -1284,7 +1284,8 @@ describe("services that others need", () => {
       ...["service-failed", "web needs another service: db ended before it was ready: exit code 5"],
     ] as never);
     expect(error.evidence).toMatchObject({ facts: { exitCode: 5 }, output: ["no disk"] } as never);
-    expect([hall.project.pids("web"), hall.web.state, hall.service("db").state]).toEqual([[], "stopped", "failed"]);
+    await until(() => hall.service("db").state === "failed", "db has failed");
+    expect([hall.project.pids("web"), hall.web.state]).toEqual([[], "stopped"]);
     expect(hall.service("db").facts.open).toBe(0);
     // It is the other one that is remembered.
     expect((await failureOf(hall.reach())).hints[0]).toContain("seikan services start db starts it now");
