@@ -4,11 +4,11 @@ import { runtimeFolder } from "../platform/runtime-folder.ts";
 import type { CommandIo } from "./command.ts";
 
 /** Where launches are remembered; undefined: there is no place that is ours alone. */
-export function ledgerIn(io: CommandIo): LaunchLedger | undefined {
+export function ledgerIn(io: CommandIo, isNeeded = true): LaunchLedger | undefined {
   try {
     return new LaunchLedger(runtimeFolder(io.env));
   } catch (thrown) {
-    io.log.warn(`launches are not remembered: ${toSeikanError(thrown).message}`);
+    io.log[isNeeded ? "warn" : "debug"](`launches are not remembered: ${toSeikanError(thrown).message}`);
     return undefined;
   }
 }

@@ -34,7 +34,7 @@ export class ServeServices implements ServiceDesk {
   constructor(entries: readonly ServiceEntry[], { direct, connectMs, isConfigured, io }: ServeServicesOptions) {
     this.#entries = entries;
     this.#io = io;
-    this.#ledger = isConfigured ? ledgerIn(io) : undefined;
+    this.#ledger = ledgerIn(io, isConfigured);
     const settings = entries.map((entry) => entry.settings);
     const host = { direct, connectMs, env: io.childEnv, ledger: this.#ledger, log: io.log };
     this.services = new Services(settings, { ...host, urlOf: (name) => this.urlOf(name) ?? "" });

@@ -83,9 +83,13 @@ export class ProcessGroup {
 
   async #stop(graceMs: number): Promise<void> {
     await endAll(() => this.#group, this.mark, graceMs);
-    // Its last words are in the pipe; somebody who holds the other end does not hold us.
-    await Promise.race([Promise.all(this.#reading), sleep(LAST_WORDS_MS)]);
+    await this.lastWords();
     this.release();
+  }
+
+  /** Resolves when its output has been read; somebody else who holds the other end does not hold us. */
+  async lastWords(): Promise<void> {
+    await Promise.race([Promise.all(this.#reading), sleep(LAST_WORDS_MS)]);
   }
 
   /** At once, without waiting. */

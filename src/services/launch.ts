@@ -45,6 +45,8 @@ export class Launch {
   readyAt = 0;
   /** Told to stop: however it ends is fine. */
   #isAsked = false;
+  /** Its first process failed. */
+  #isDoomed = false;
   /** What the last look at it found. */
   #health = "it was not asked";
   #seen: SeikanError | undefined;
@@ -148,7 +150,9 @@ export class Launch {
   #badEnd(): Promise<Ending> {
     const { promise, resolve } = Promise.withResolvers<Ending>();
     void this.#group.exited.then((ending) => {
-      if (!isClean(ending)) resolve(ending);
+      if (isClean(ending)) return;
+      this.#isDoomed = true;
+      void this.#group.lastWords().then(() => resolve(ending));
     });
     return promise;
   }
@@ -184,7 +188,7 @@ export class Launch {
     if (ready.kind === "log") return seen;
     let pause = LOOK_MS;
     while (!signal.aborted) {
-      if (await this.#shows(ready, dial)) return;
+      if ((await this.#shows(ready, dial)) && !this.#isDoomed) return;
       await sleep(pause, signal);
       // Often while most servers start, and seldom once it takes long: a tenth of the time it took so far.
       pause = Math.min(LONGEST_LOOK_MS, Math.max(LOOK_MS, (now() - this.startedAt) / 10));

@@ -71,7 +71,7 @@ export class Service {
   readonly #output = new Output();
   #address: ServiceAddress;
   #launch: Launch | undefined;
-  #beginning: Promise<Launch> | undefined;
+  #beginning: Promise<Launch | undefined> | undefined;
   #recovering: Promise<void> | undefined;
   /** Launches on their way out: the next one waits for them. */
   #leaving: Promise<unknown> = Promise.resolve();
@@ -286,6 +286,7 @@ export class Service {
       if (this.#launch === undefined && this.#failure !== undefined && now() < this.#failure.againAt)
         throw failed(this.#settings, this.#failure);
       const launch = this.#launch ?? (await before(deadline, this.#begin(), "service-timeout", this.#lateMessage));
+      if (launch === undefined) return;
       try {
         await before(deadline, launch.ready, "service-timeout", this.#lateMessage);
       } catch (thrown) {
@@ -309,16 +310,18 @@ export class Service {
     return `${this.#settings.name} did not start in time`;
   }
 
-  /** One start for everybody who asks meanwhile. */
-  #begin(): Promise<Launch> {
+  /** One start for everybody who asks meanwhile; undefined: somebody else's server answers by now. */
+  #begin(): Promise<Launch | undefined> {
     this.#beginning ??= this.#startNew().finally(() => (this.#beginning = undefined));
     return this.#beginning;
   }
 
-  async #startNew(): Promise<Launch> {
+  async #startNew(): Promise<Launch | undefined> {
     this.#cancelRestart();
+    const hasToWait = this.#outgoing.size > 0 || this.#elsewhere !== undefined;
     await this.#leaving;
     await this.#elsewhere;
+    if (hasToWait && this.#hasPort && (await this.answers())) return undefined;
     const releases = await this.#dependencies();
     const { name } = this.#settings;
     try {

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, realpathSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, realpathSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { parse } from "smol-toml";
 import { AGENT_OPTIONS } from "../../src/commands/agent-options.ts";
@@ -10,6 +10,7 @@ import { ConfigFile } from "../../src/config/file.ts";
 import type { OptionSpecs } from "../../src/core/options.ts";
 import { urlOf, webServer, wsUrl } from "../support/agents.ts";
 import { spawnSeikan, TempFolder, type Process } from "../support/process.ts";
+import { until } from "../support/wait.ts";
 import { runSeikan, startSeikan, type Outcome, type Running } from "../support/seikan.ts";
 
 setDefaultTimeout(60_000);
@@ -210,7 +211,7 @@ via = "nope://ann:s3cret@proxy.test"
       refusedWith(`seikan: error: ${path} has a mistake
 
 3:10: invalid value
-    2 | auth = ************
+    2 | **** * ************
   > 3 | listen = *******
       |          ^
     4 |
@@ -832,11 +833,44 @@ describe("seikan serve", () => {
   test("finds files that its file names beside it", async () => {
     place.folder("repo/.git");
     place.folder("repo/a");
-    place.write("repo/seikan.toml", '[serve]\nlisten = "127.0.0.1:0"\nready-file = "run/ready"\n');
-    place.folder("repo/run");
+    place.write("repo/seikan.toml", '[serve]\nlisten = "127.0.0.1:0"\nauth-file = "users"\n');
+    place.write("repo/users", "");
     await serveIn("repo/a");
-    expect(existsSync(place.file("repo/run/ready"))).toBe(true);
-    expect(existsSync(place.file("repo/a/run"))).toBe(false);
+  });
+});
+
+describe("the file of a project", () => {
+  const place = new Place();
+  afterAll(() => place[Symbol.dispose]());
+  for (const line of ["no-auth = true", "quiet = true", 'log-level = "silent"', 'ready-file = "x"', "ready-fd = 5"]) {
+    test(`does not decide about ${line.split(" ")[0]}; a file that was named does`, async () => {
+      place.folder("repo/.git");
+      const path = place.write("repo/seikan.toml", `[serve]\nlisten = "127.0.0.1:0"\n${line}\n`);
+      const { code, stderr } = await place.run(["serve", "--timeout", "1ms"], { cwd: "repo" });
+      expect([code, stderr.split("\n").slice(0, 3)]).toEqual([
+        2,
+        [
+          `seikan: error: ${path} has a mistake`,
+          "",
+          `3:1: ${line.split(" ")[0]} is not for the file of a project: --config FILE reads it, or give it on the command line`,
+        ],
+      ]);
+      const named = await place.run(["config", "check", "--config", path], { cwd: "repo" });
+      expect(named.code).toBe(0);
+    });
+  }
+
+  test.skipIf(process.getuid?.() !== 0)("is trusted anew each time it is read", async () => {
+    place.folder("again/.git");
+    const path = place.write("again/seikan.toml", '[serve]\nlisten = "127.0.0.1:0"\n');
+    await using server = spawnSeikan(["serve"], { cwd: place.file("again"), env: place.env() });
+    await until(() => server.stderr.includes("listening on"), "it listens");
+    chownSync(path, 65534, 65534);
+    server.kill("SIGHUP");
+    await until(
+      () => server.stderr.includes(`everything stays as it was: ${path} is not read: it belongs to another user`),
+      "it refuses the file of somebody else",
+    );
   });
 });
 

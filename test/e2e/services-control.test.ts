@@ -907,7 +907,7 @@ describe("/-/services", () => {
     await at(server, "web", "/say?text=further");
     await two.sees("live\nfurther\n");
     await ask("/web/restart");
-    await two.sees("further\n# exit code 0\n# starting: ");
+    await two.sees("further\n# exit code 143\n# starting: ");
   });
 });
 
