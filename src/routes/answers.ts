@@ -77,7 +77,9 @@ export function errorAnswer(error: SeikanError, proxyName: string, style: ErrorS
   if (status === 401) fields.push("WWW-Authenticate", CHALLENGE);
   if (status === 426) fields.push("Upgrade", style.upgrade ?? "websocket");
   if (status === 426 && style.upgrade !== "connect-udp") fields.push("Sec-WebSocket-Version", "13");
-  if (status === 429 || status === 503) fields.push("Retry-After", error.code === "site-away" ? "5" : "1");
+  // What was stopped by hand does not come back by itself.
+  if (status === 429 || (status === 503 && error.code !== "service-stopped"))
+    fields.push("Retry-After", error.code === "site-away" ? "5" : "1");
   if (status === 405) fields.push("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
   const headOnly = style.headOnly ?? false;
   const form = style.accept === undefined ? "text" : errorForm(style.accept);

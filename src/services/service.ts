@@ -60,6 +60,8 @@ const RECOVER_MS = 5000;
 /** How long an outgoing server may take for the requests it has. */
 const DRAIN_MS = 10_000;
 const LOOK_MS = 50;
+/** What a service manager tells seikan is not for its children (sd_notify(3), sd_listen_fds(3)). */
+const FROM_THE_MANAGER = /^(NOTIFY_SOCKET|LISTEN_(FDS|PID|FDNAMES)|WATCHDOG_(USEC|PID))$/;
 
 /**
  * A service by its name: at most one launch of it runs, and is started,
@@ -400,7 +402,8 @@ export class Service {
     const { env, envFile } = this.#settings;
     const own = Object.fromEntries(Object.entries(env).map(([name, value]) => [name, fillIn(value, words)]));
     const place = { ...(words.port !== undefined && { PORT: String(words.port), HOST: words.host }) };
-    return { ...this.#host.env, ...place, SEIKAN_URL: words.url, ...readEnvFile(envFile), ...own };
+    const ours = Object.entries(this.#host.env).filter(([name]) => !FROM_THE_MANAGER.test(name));
+    return { ...Object.fromEntries(ours), ...place, SEIKAN_URL: words.url, ...readEnvFile(envFile), ...own };
   }
 
   #addressAt(port: number | undefined): ServiceAddress {

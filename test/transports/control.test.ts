@@ -341,10 +341,13 @@ describe("a line reader", () => {
     return { sink, lines, closes };
   }
 
-  test("takes lines however they are cut, without empty ones", () => {
+  test("takes lines however they are cut, with empty ones", () => {
     const bytes = Buffer.from("\nä\n\n\u{1f409}\u{1f409}\nz\n\n");
     for (const [way, chunks] of everyWay(bytes)) {
-      expect({ way, lines: reader(chunks).lines }).toEqual({ way, lines: ["ä", "\u{1f409}\u{1f409}", "z"] });
+      expect({ way, lines: reader(chunks).lines }).toEqual({
+        way,
+        lines: ["", "ä", "", "\u{1f409}\u{1f409}", "z", ""],
+      });
     }
   });
 
