@@ -557,6 +557,8 @@ export class Service {
     this.#host.log.info(`${settings.name} was changed: the one that runs is stopped`);
     this.#launch = undefined;
     this.#depart(launch, launch.isReady ? this.#untilUnused(within(DRAIN_MS)) : undefined);
+    // Those who depend on it reach it without asking here.
+    if (this.#dependants > 0 && this.#canLaunch) this.#begin().catch(() => {});
   }
 
   async #halt(): Promise<void> {
