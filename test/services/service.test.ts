@@ -1425,13 +1425,13 @@ describe("the time without use", () => {
     using clock = new MovedClock();
     await using hall = new ServiceHall([{ idleMs: 60_000 }, WITNESS]);
     await hall.pid();
-    clock.forward(59_000);
+    clock.forward(40_000);
     await hall.pid();
-    clock.forward(59_000);
+    clock.forward(40_000);
     await hall.pid({}, "witness");
     await until(() => hall.service("witness").state === "stopped", "the witness is stopped");
     expect(hall.web.state).toBe("ready");
-    clock.forward(1000);
+    clock.forward(20_000);
     await until(() => hall.web.state === "stopped", "it is stopped");
   });
 });
