@@ -24,7 +24,7 @@ const COMMANDS: Readonly<Record<string, Entry>> = Object.assign(Object.create(nu
     load: async () => (await import("../commands/connect.ts")).connectCommand as unknown as Command,
   },
   serve: {
-    summary: "Be a proxy, the far end of tunnels and the public side of agents, on one port",
+    summary: "Be a proxy, the far end of tunnels, the public side of agents and a launcher of development servers",
     load: async () => (await import("../commands/serve.ts")).serveCommand as unknown as Command,
   },
   agent: {

@@ -18,6 +18,10 @@ export const agentCommand: Command<typeof AGENT_OPTIONS> = {
       line: "seikan agent wss://tunnel.example.com -e web=http://localhost:3000,auth=guest:secret",
     },
     {
+      does: "What [expose.NAME] of a file says, started by its first visitor where it has a command (docs/configuration.md)",
+      line: "seikan agent wss://tunnel.example.com --config agent.toml",
+    },
+    {
       does: "A database on a port of the server, and one for the server's users only",
       line: "seikan agent wss://tunnel.example.com -e tcp:5432=localhost:5432 -e db=tcp://localhost:5433",
     },

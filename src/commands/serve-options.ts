@@ -77,7 +77,7 @@ export const SERVE_OPTIONS = {
     group: "Users",
     metavar: "USER",
     parse: text,
-    help: "This user may see /-/agents and /-/metrics",
+    help: "This user may see /-/agents and /-/metrics, and start and stop services at /-/services",
   }),
   "allow-net": value({
     group: "Permissions",

@@ -8,7 +8,7 @@ import { Server } from "./server.ts";
 export const serveCommand: Command<typeof SERVE_OPTIONS> = {
   name: "serve",
   summary:
-    "Be a proxy, the far end of tunnels and the public side of agents: CONNECT, http:// forwarding, SOCKS, UDP, WebSockets and sites on one port.",
+    "Be a proxy, the far end of tunnels, the public side of agents and a launcher of development servers: CONNECT, http:// forwarding, SOCKS, UDP, WebSockets and sites on one port.",
   usage: "[OPTIONS]",
   description:
     "Listens on 127.0.0.1:8080 unless told otherwise. A listener that other machines can reach needs users (--auth, --auth-file) or --no-auth, and dials public addresses only unless --allow-net says more.",
@@ -25,6 +25,10 @@ export const serveCommand: Command<typeof SERVE_OPTIONS> = {
     {
       does: "A tunnel server for agents: they become NAME.tunnel.example.com (seikan token makes tokens)",
       line: "seikan serve -l https://0.0.0.0:443 --tls-cert c.pem --tls-key k.pem --domain tunnel.example.com --tokens tokens.toml",
+    },
+    {
+      does: "Start the development servers of ./seikan.toml when somebody visits them (docs/services.md)",
+      line: "seikan serve --config seikan.toml",
     },
     { does: "A WebSocket that leads to a VNC server", line: "seikan serve --ws-route /vnc=127.0.0.1:5900" },
     { does: "Send some hosts through another proxy", line: "seikan serve --route '*.corp=http://proxy.corp:3128'" },

@@ -100,7 +100,7 @@ export class Service {
   constructor(settings: ServiceSettings, host: ServiceHost) {
     this.#settings = settings;
     this.#host = host;
-    this.#address = this.#addressAt(settings.place.kind === "loopback" ? settings.place.port : undefined);
+    this.#address = this.#addressAt(this.#fixedPort);
     sweep.add(this.#tick);
   }
 
@@ -126,7 +126,7 @@ export class Service {
     const launch = this.#launch;
     return {
       pid: launch?.pid,
-      port: launch?.plan.port ?? (this.#settings.place.kind === "loopback" ? this.#settings.place.port : undefined),
+      port: this.port,
       upMs: launch?.isReady === true ? Math.round(now() - launch.readyAt) : undefined,
       open: this.#open + this.#dependants,
       waiting: this.#waiting,
@@ -137,7 +137,13 @@ export class Service {
 
   /** The port it has, where it is one of this machine's. */
   get port(): number | undefined {
-    return this.facts.port;
+    return this.#launch?.plan.port ?? this.#fixedPort;
+  }
+
+  /** The port it has whenever it runs. */
+  get #fixedPort(): number | undefined {
+    const { place } = this.#settings;
+    return place.kind === "loopback" ? place.port : undefined;
   }
 
   /** Names what connections lead to: of another launch they are worth nothing. */
@@ -231,14 +237,13 @@ export class Service {
   /** What leaves is not asked any more, and what is not ready not yet. */
   get #mayDial(): boolean {
     if (this.#launch !== undefined) return this.#launch.isReady;
-    return this.#outgoing.size === 0 && this.#beginning === undefined && this.#hasPort && this.#elsewhere === undefined;
+    return this.mayBeExternal && this.#beginning === undefined;
   }
 
   /** Somebody else's server is about to leave this port. */
   get #elsewhere(): Promise<unknown> | undefined {
-    const { place } = this.#settings;
-    if (place.kind !== "loopback" || place.port === undefined) return undefined;
-    return this.#host.leaving(place.port, this);
+    const port = this.#fixedPort;
+    return port === undefined ? undefined : this.#host.leaving(port, this);
   }
 
   /** Resolves once its outgoing launches are over, where one of them has this port. */
@@ -249,8 +254,7 @@ export class Service {
   }
 
   get #hasPort(): boolean {
-    const { place } = this.#settings;
-    return place.kind === "target" || place.port !== undefined;
+    return this.#settings.place.kind === "target" || this.#fixedPort !== undefined;
   }
 
   get #canLaunch(): boolean {
@@ -549,7 +553,7 @@ export class Service {
     this.#settings = settings;
     const launch = this.#launch;
     if (isSame && launch !== undefined) return;
-    this.#address = this.#addressAt(settings.place.kind === "loopback" ? settings.place.port : undefined);
+    this.#address = this.#addressAt(this.#fixedPort);
     if (isSame) return;
     this.#failure = undefined;
     this.#crashes = [];
