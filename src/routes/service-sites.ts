@@ -51,6 +51,8 @@ export class ServiceSites {
   }
 
   find(host: string, { path, exposed }: Asked): Site | undefined {
+    // Servers without services have the most requests.
+    if (this.isEmpty) return undefined;
     for (const name of namesFor(host)) {
       const found = this.#hosted.get(name)?.find(({ hosting }) => isBelow(path, hosting.path));
       if (found === undefined) continue;
