@@ -29,6 +29,10 @@ export class RawSocket implements Disposable {
     this.#pump();
   }
 
+  neverOpened(error: Error): void {
+    this.#over({ closed: true, error });
+  }
+
   /** Our own port of this connection. */
   get localPort(): number {
     return this.#socket!.localPort;
@@ -234,12 +238,17 @@ export async function dialRaw(to: number | RawAddress): Promise<RawSocket> {
   const address = typeof to === "number" ? { port: to } : to;
   const place = "unix" in address ? { unix: address.unix } : { hostname: "127.0.0.1", ...address };
   const handlers = { ...RawSocket.handlers, open: (socket: Socket<RawSocket>) => raw.opened(socket) };
-  await Bun.connect<RawSocket>({
+  const opening = Bun.connect<RawSocket>({
     // Either form; the types want to know which.
     ...(place as { hostname: string; port: number }),
     data: raw,
     allowHalfOpen: true,
     socket: handlers,
+  });
+  await opening.catch((error: NodeJS.ErrnoException) => {
+    // Accepted, and reset before the event loop saw it open: a connection that was reset.
+    if (error.code !== "ECONNRESET") throw error;
+    raw.neverOpened(error);
   });
   return raw;
 }
