@@ -66,7 +66,8 @@ export class MuxDriver implements Driver {
       const length = Math.min(bytes.length - taken, this.#credit, left, most);
       this.#credit -= length;
       left -= length;
-      session.sendData(this.id, this.#takeFlags(), bytes.subarray(taken, taken + length));
+      const piece = length === bytes.length ? bytes : bytes.subarray(taken, taken + length);
+      session.sendData(this.id, this.#takeFlags(), piece);
       taken += length;
     }
     if (taken < bytes.length) this.#later();

