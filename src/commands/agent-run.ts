@@ -1,6 +1,7 @@
+import { hostname } from "node:os";
 import type { Target } from "../core/address.ts";
 import { deadlineIn, now, sleep } from "../core/clock.ts";
-import { mistakesIn, SeikanError, toSeikanError } from "../core/errors.ts";
+import { mistakesIn, SeikanError, toSeikanError, usageError } from "../core/errors.ts";
 import { LiveSet, type Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import type { LaunchLedger } from "../platform/launch-ledger.ts";
@@ -38,6 +39,20 @@ const SERVER: Client = {
   isServer: true,
   login: { user: undefined },
 };
+
+/** Who this agent is at its server. */
+export function agentName(chosen: string | undefined): { readonly name: string; readonly isChosen: boolean } {
+  const isChosen = chosen !== undefined;
+  const name = (
+    chosen ??
+    hostname()
+      .replace(/[^\w.-]+/g, "-")
+      .replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "")
+  ).toLowerCase();
+  if (/^[a-z0-9]([\w.-]{0,98}[a-z0-9])?$/.test(name)) return { name, isChosen };
+  if (isChosen) throw usageError(`--name: "${chosen}" is no name: letters, digits, dots, hyphens and underscores`);
+  return { name: "agent", isChosen };
+}
 
 /** A running `seikan agent`. */
 export class Agent {

@@ -1,7 +1,6 @@
-import { hostname } from "node:os";
 import { usageError } from "../core/errors.ts";
 import { Scope } from "../core/scope.ts";
-import { Agent } from "./agent-run.ts";
+import { Agent, agentName } from "./agent-run.ts";
 import { AGENT_OPTIONS, type AgentInvocation } from "./agent-options.ts";
 import type { Command, CommandIo } from "./command.ts";
 
@@ -59,18 +58,4 @@ async function run(invocation: AgentInvocation, io: CommandIo): Promise<number> 
   if (values.qr && values.expose.length === 0) throw usageError("--qr needs an exposure");
   await using scope = new Scope();
   return await new Agent(invocation, agentName(values.name), io).run(scope);
-}
-
-/** Who this agent is at its server. */
-function agentName(chosen: string | undefined): { readonly name: string; readonly isChosen: boolean } {
-  const isChosen = chosen !== undefined;
-  const name = (
-    chosen ??
-    hostname()
-      .replace(/[^\w.-]+/g, "-")
-      .replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "")
-  ).toLowerCase();
-  if (/^[a-z0-9]([\w.-]{0,98}[a-z0-9])?$/.test(name)) return { name, isChosen };
-  if (isChosen) throw usageError(`--name: "${chosen}" is no name: letters, digits, dots, hyphens and underscores`);
-  return { name: "agent", isChosen };
 }

@@ -9,10 +9,12 @@ import {
   type OptionSpecs,
   type ValuesOf,
 } from "../core/options.ts";
+import { canonicalHost, parseIp, parsePort } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
 import type { Logger } from "../core/log.ts";
 import { parsePattern, type Pattern } from "../core/pattern.ts";
 import { parseHop } from "../transports/chain.ts";
+import { isFieldName, isFieldValue } from "../wire/fields.ts";
 
 /** A subcommand as data; `cli/` turns it into parser, help and exit code. */
 export interface Command<S extends OptionSpecs = OptionSpecs> {
@@ -160,7 +162,7 @@ export const REACH_OPTIONS = {
   resolve: list({
     group: "Route",
     metavar: "HOST:PORT:ADDR",
-    parse: text,
+    parse: resolution,
     help: "Use this address for a target or proxy instead of asking the resolver",
   }),
   tunnels: value({
@@ -191,7 +193,7 @@ export const REACH_OPTIONS = {
     metavar: "'NAME: VALUE'",
     separator: "\n",
     secret: true,
-    parse: text,
+    parse: fieldLine,
     help: "Add a field to each request to an HTTP proxy; Host replaces ours in CONNECT",
   }),
   "proxy-cacert": value({
@@ -269,6 +271,26 @@ function rule(input: string): string {
   parsePattern(input.slice(0, at));
   for (const one of input.slice(at + 1).split(",")) hop(one.trim());
   return input;
+}
+
+/** `HOST:PORT`, and the address that counts for it. */
+function resolution(input: string): [string, string] {
+  const match = /^(\[[^\]]+\]|[^:]+):(\d+):(.+)$/.exec(input);
+  const host = match === null ? undefined : canonicalHost(match[1]!);
+  const address = match === null ? undefined : parseIp(match[3]!.replace(/^\[(.*)\]$/, "$1"));
+  if (match === null || host === undefined || address === undefined || parsePort(match[2]!) === undefined) {
+    throw usageError(`expected HOST:PORT:ADDRESS, got "${input}"`);
+  }
+  return [`${host}:${match[2]}`, address.toString()];
+}
+
+/** Name and value of a field; the message never shows them. */
+function fieldLine(input: string): [string, string] {
+  const colon = input.indexOf(":");
+  const name = input.slice(0, colon).trim();
+  const content = input.slice(colon + 1).trim();
+  if (colon < 1 || !isFieldName(name) || !isFieldValue(content)) throw usageError("expected 'Name: value'");
+  return [name, content];
 }
 
 /** Credentials; the message never shows them. */

@@ -8,6 +8,7 @@ import { flag, type OptionSpec, type OptionSpecs } from "../core/options.ts";
 import { AGENT_OPTIONS } from "./agent-options.ts";
 import { GLOBAL_OPTIONS, type Command, type CommandIo, type Invocation } from "./command.ts";
 import { CONNECT_OPTIONS } from "./connect-options.ts";
+import { rehearse } from "./rehearsal.ts";
 import { SERVE_OPTIONS } from "./serve-options.ts";
 
 const OPTIONS = {
@@ -37,11 +38,11 @@ export const configCommand: Command<typeof OPTIONS> = {
 };
 
 /** Who reads the file. */
-const READERS: Readonly<Record<string, FileReader>> = {
+const READERS = {
   connect: { section: "connect", specs: { ...CONNECT_OPTIONS, ...GLOBAL_OPTIONS } },
   serve: { section: "serve", specs: { ...SERVE_OPTIONS, ...GLOBAL_OPTIONS } },
   agent: { section: "agent", specs: { ...AGENT_OPTIONS, ...GLOBAL_OPTIONS } },
-};
+} as const satisfies Readonly<Record<string, FileReader>>;
 
 async function run(invocation: ConfigInvocation, io: CommandIo): Promise<number> {
   const [verb, reader] = invocation.positionals;
@@ -78,7 +79,12 @@ async function check(invocation: ConfigInvocation, io: CommandIo): Promise<numbe
       `it would be ${PROJECT_FILE} in this folder, or ${userFile(io.env)}; --config names another one`,
     );
   await file.check(Object.values(READERS), io.env);
-  if (io.printsEvents) io.event("checked", { path: file.path });
+  // What is missing in it may come from the command line: that is no mistake of the file.
+  const refusals = await rehearse(file, READERS, io);
+  for (const { command, error } of refusals)
+    io.log.warn(`with this file alone seikan ${command} would not start: ${error.message}`, { hint: error.hints[0] });
+  const refused = refusals.map(({ command, error }) => ({ command, why: error.message }));
+  if (io.printsEvents) io.event("checked", { path: file.path, refused });
   else io.print(`${file.path} is right`);
   return 0;
 }

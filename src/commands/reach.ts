@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { canonicalHost, parseIp, parsePort, type Target } from "../core/address.ts";
+import type { Target } from "../core/address.ts";
 import { SeikanError, usageError } from "../core/errors.ts";
 import type { ValuesOf } from "../core/options.ts";
 import { parsePattern, type Pattern } from "../core/pattern.ts";
@@ -22,7 +22,6 @@ import { heartbeatEvery } from "../transports/pulse.ts";
 import type { Dialer } from "../transports/transport.ts";
 import type { Tunnel } from "../transports/tunnel.ts";
 import type { WebSocketHop } from "../transports/websocket-hop.ts";
-import { isFieldName, isFieldValue } from "../wire/fields.ts";
 import type { REACH_OPTIONS } from "./command.ts";
 
 type AllReachValues = ValuesOf<typeof REACH_OPTIONS>;
@@ -65,7 +64,7 @@ export class Reach {
     this.direct = directDialer(this.#tcp);
     this.#settings = {
       tcp: this.#tcp,
-      fields: proxyFields(values["proxy-header"]),
+      fields: values["proxy-header"].flat(),
       tls: proxyTls(values),
       tunnel: {
         connections: values.tunnels,
@@ -165,29 +164,8 @@ function parseHopOf(source: string, text: string, path?: string): Hop | "direct"
 function tcpOptions(values: ReachValues): TcpOptions {
   if (values.ipv4 && values.ipv6) throw usageError("-4 and -6 exclude each other");
   const family = values.ipv4 ? 4 : values.ipv6 ? 6 : undefined;
-  const resolve = new Map(values.resolve.map(parseResolve));
+  const resolve = new Map(values.resolve);
   return family === undefined ? { resolve } : { family, resolve };
-}
-
-function parseResolve(text: string): [string, string] {
-  const match = /^(\[[^\]]+\]|[^:]+):(\d+):(.+)$/.exec(text);
-  const host = match === null ? undefined : canonicalHost(match[1]!);
-  const address = match === null ? undefined : parseIp(match[3]!.replace(/^\[(.*)\]$/, "$1"));
-  if (match === null || host === undefined || address === undefined || parsePort(match[2]!) === undefined) {
-    throw usageError(`--resolve: expected HOST:PORT:ADDRESS, got "${text}"`);
-  }
-  return [`${host}:${match[2]}`, address.toString()];
-}
-
-function proxyFields(lines: readonly string[]): string[] {
-  return lines.flatMap((line) => {
-    const colon = line.indexOf(":");
-    const name = line.slice(0, colon).trim();
-    const content = line.slice(colon + 1).trim();
-    if (colon < 1 || !isFieldName(name) || !isFieldValue(content))
-      throw usageError("--proxy-header: expected 'Name: value'");
-    return [name, content];
-  });
 }
 
 function proxyTls(values: ReachValues): HopSettings["tls"] {

@@ -96,7 +96,41 @@ agents = ["ci-*"]
     const path = place.write("seikan.toml", GOOD);
     const { code, stdout, stderr } = await place.run(["config", "check", "--json"]);
     expect([code, stderr]).toEqual([0, ""]);
-    expect(JSON.parse(stdout)).toEqual({ event: "checked", time: expect.any(String), path });
+    expect(JSON.parse(stdout)).toEqual({ event: "checked", time: expect.any(String), path, refused: [] });
+  });
+
+  test.each([
+    ["serve", `[serve]\ntls-cert = ["c.pem"]`, "1 --tls-cert but 0 --tls-key: they belong together in pairs"],
+    ["serve", `[serve]\nlisten = ["https://127.0.0.1:0"]`, "an https:// listener needs --tls-cert and --tls-key"],
+    ["serve", `[serve]\nauth-file = "none"`, "--auth-file: cannot read FOLDER/none: ENOENT"],
+    ["connect", `[connect]\ncacert = "none"`, "--cacert is about TLS to the target: add --tls"],
+    ["agent", `[agent]\nname = "_"`, `--name: "_" is no name: letters, digits, dots, hyphens and underscores`],
+  ])("warns that seikan %s would not start with it alone: %j", async (command, text, why) => {
+    const path = place.write("seikan.toml", text);
+    const expected = why.replace("FOLDER", dirname(path));
+    const { code, stdout, stderr } = await place.run(["config", "check"]);
+    expect([code, stdout]).toEqual([0, `${path} is right\n`]);
+    expect(stderr).toContain(` warn with this file alone seikan ${command} would not start: ${expected}`);
+    const event = JSON.parse((await place.run(["config", "check", "--json"])).stdout);
+    expect(event.refused).toEqual([{ command, why: expected }]);
+  });
+
+  test("what an environment variable or a file adds counts for that, too", async () => {
+    place.write("seikan.toml", `[serve]\nlisten = ["0.0.0.0:0"]`);
+    expect((await place.run(["config", "check"])).stderr).toContain("refusing to be an open proxy");
+    const env = { SEIKAN_AUTH: "a:b" };
+    expect((await place.run(["config", "check"], { env })).stderr).toBe("");
+  });
+
+  test.each([
+    ["resolve", `[serve]\nresolve = ["nonsense"]`, `resolve: expected HOST:PORT:ADDRESS, got "nonsense"`],
+    ["proxy-header", `[connect]\nproxy-header = ["s3cret"]`, "proxy-header: expected 'Name: value'"],
+  ])("%s is read when the file is, and secrets are not shown", async (_, text, message) => {
+    place.write("seikan.toml", text);
+    const { code, stderr } = await place.run(["config", "check"]);
+    expect(code).toBe(2);
+    expect(stderr).toContain(message);
+    expect(stderr).not.toContain("s3cret");
   });
 
   test("looks where seikan serve looks", async () => {
