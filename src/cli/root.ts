@@ -244,7 +244,7 @@ function createIo(command: Command, invocation: Invocation<OptionSpecs>, env: En
 
 /** Options of any command that hold secrets: they are set for one command, and seen by the children of all. */
 export const SECRET_OPTIONS: readonly string[] = [
-  ...["token", "auth", "agent-token", "expose", "proxy-auth", "proxy-header", "via", "route"],
+  ...["token", "auth", "agent-token", "expose", "proxy-auth", "proxy-header", "via", "route", "server"],
 ];
 
 /** The environment less every variable that holds a secret of ours. */

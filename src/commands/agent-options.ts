@@ -1,4 +1,6 @@
 import { choice, flag, integer, list, text, value, type OptionSpecs } from "../core/options.ts";
+import { usageError } from "../core/errors.ts";
+import { parseHop, redactUrl } from "../transports/chain.ts";
 import { patterns, REACH_OPTIONS, type Invocation } from "./command.ts";
 import { exposeEntry, parseExposure, readExposure } from "./exposures.ts";
 
@@ -23,6 +25,14 @@ export const AGENT_OPTIONS = {
     bare: "",
     parse: patterns,
     help: "What the server may have dialled from here besides the exposures: hosts, *.wildcards, host:port, :port, CIDRs; without LIST everything [default: nothing]",
+  }),
+  server: list({
+    group: "Server",
+    metavar: "URL",
+    separator: " ",
+    secret: true,
+    parse: server,
+    help: "The same as SERVER, for the file and the environment; arguments count before it",
   }),
   name: value({
     group: "Server",
@@ -73,3 +83,15 @@ export const AGENT_OPTIONS = {
 
 export type AgentInvocation = Invocation<typeof AGENT_OPTIONS>;
 export type AgentValues = AgentInvocation["values"];
+
+/** The servers to register with, as they were written. */
+export function serversOf({ positionals, values }: Pick<AgentInvocation, "positionals" | "values">): readonly string[] {
+  return positionals.length > 0 ? positionals : values.server;
+}
+
+function server(input: string): string {
+  const shown = redactUrl(input);
+  if (!/^(wss?|https?):\/\//i.test(input)) throw usageError(`expected wss://HOST or ws://HOST, got "${shown}"`);
+  parseHop(input.replace(/^http/i, "ws"));
+  return input;
+}

@@ -20,7 +20,7 @@ import type { Dialer } from "../transports/transport.ts";
 import type { WebSocketHop } from "../transports/websocket-hop.ts";
 import type { ExposedAt, RequestEvent } from "../wire/registration.ts";
 import { AgentLink, untilReachable, type LinkEvents } from "./agent-link.ts";
-import type { AgentInvocation } from "./agent-options.ts";
+import { serversOf, type AgentInvocation } from "./agent-options.ts";
 import { announce } from "./announce.ts";
 import type { CommandIo } from "./command.ts";
 import { checkUnique, formatUpstream, renamed, type LocalExposure, type Upstream } from "./exposures.ts";
@@ -162,7 +162,7 @@ export class Agent {
   }
 
   #connect(): void {
-    const { values, positionals } = this.#invocation;
+    const { values } = this.#invocation;
     const context = this.#context();
     const settings = {
       ...{ values, local: this.#local, events: this.#events() },
@@ -171,7 +171,7 @@ export class Agent {
       rename: (name: string) => this.#rename(name),
     };
     const specs = this.#exposures.map(({ spec }) => spec);
-    for (const server of positionals)
+    for (const server of serversOf(this.#invocation))
       this.#links.push(new AgentLink(this.#hopTo(server), specs, this.#agent, settings));
     for (const link of this.#links) link.keep();
   }
@@ -186,7 +186,7 @@ export class Agent {
     try {
       const reread = await this.#invocation.config?.reread();
       const values = reread?.invocation.values ?? this.#invocation.values;
-      for (const [index, server] of this.#invocation.positionals.entries())
+      for (const [index, server] of serversOf(this.#invocation).entries())
         this.#links[index]!.useHop(this.#hopTo(server, tokenIn(values)));
       this.#io.log.info("reloaded the token");
       const later = reread?.changed.filter((name) => name !== "token" && name !== "token-file") ?? [];

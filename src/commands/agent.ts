@@ -1,7 +1,7 @@
 import { usageError } from "../core/errors.ts";
 import { Scope } from "../core/scope.ts";
 import { Agent, agentName } from "./agent-run.ts";
-import { AGENT_OPTIONS, type AgentInvocation } from "./agent-options.ts";
+import { AGENT_OPTIONS, serversOf, type AgentInvocation } from "./agent-options.ts";
 import type { Command, CommandIo } from "./command.ts";
 
 export const agentCommand: Command<typeof AGENT_OPTIONS> = {
@@ -42,13 +42,13 @@ export const agentCommand: Command<typeof AGENT_OPTIONS> = {
 };
 
 async function run(invocation: AgentInvocation, io: CommandIo): Promise<number> {
-  const { values, positionals } = invocation;
+  const { values } = invocation;
   if (values.protocol === "wsp" || values["wsp-config"] !== undefined) {
     const { runWspAgent } = await import("./wsp-agent-run.ts");
     await using scope = new Scope();
     return await runWspAgent(invocation, io, scope);
   }
-  if (positionals.length === 0)
+  if (serversOf(invocation).length === 0)
     throw usageError(
       "which server? SERVER is missing",
       "seikan agent wss://tunnel.example.com --expose http://localhost:3000",

@@ -3,7 +3,7 @@ import { LiveSet, type Scope } from "../core/scope.ts";
 import type { Client, RouteContext } from "../routes/context.ts";
 import { serveClient } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
-import type { AgentInvocation } from "./agent-options.ts";
+import { serversOf, type AgentInvocation } from "./agent-options.ts";
 import { announce } from "./announce.ts";
 import type { CommandIo } from "./command.ts";
 import { Lifetime } from "./lifetime.ts";
@@ -18,9 +18,10 @@ const SERVER: Client = { address: "", port: 0, exposed: true, isSecure: true, lo
 
 /** `seikan agent --protocol wsp`: the client of an unmodified wsp server. */
 export async function runWspAgent(invocation: AgentInvocation, io: CommandIo, scope: Scope): Promise<number> {
-  const { values, positionals } = invocation;
+  const { values } = invocation;
   const config = readWspClient(values["wsp-config"]);
-  const servers = positionals.length > 0 ? positionals : config.targets;
+  const given = serversOf(invocation);
+  const servers = given.length > 0 ? given : config.targets;
   checkUsage(invocation, servers);
   const live = new LiveSet();
   const reach = new Reach(values, invocation.sourceOf("via"), () => {});

@@ -3,7 +3,7 @@ export type KeyPath = readonly (string | number)[];
 
 /** Keys whose values are nobody's business: frames show stars for them. */
 const SECRET_KEYS =
-  /^(auth|token|agent[-_]token|proxy[-_]auth|proxy[-_]header|via|route|expose|grant|env|request[-_]header|.*(secret|passw|key).*)$/i;
+  /^(auth|token|agent[-_]token|proxy[-_]auth|proxy[-_]header|via|route|server|expose|grant|env|request[-_]header|.*(secret|passw|key).*)$/i;
 
 /** True for a value that must not be shown: it has a secret key, or stands below one. */
 export function isSecret(path: KeyPath): boolean {

@@ -125,6 +125,8 @@ agents = ["ci-*"]
   test.each([
     ["resolve", `[serve]\nresolve = ["nonsense"]`, `resolve: expected HOST:PORT:ADDRESS, got "nonsense"`],
     ["proxy-header", `[connect]\nproxy-header = ["s3cret"]`, "proxy-header: expected 'Name: value'"],
+    ["server", `[agent]\nserver = "tunnel.example.com"`, "server: expected wss://HOST or ws://HOST"],
+    ["server with credentials", `[agent]\nserver = "ftp://u:s3cret@h"`, `got "ftp://***@h"`],
   ])("%s is read when the file is, and secrets are not shown", async (_, text, message) => {
     place.write("seikan.toml", text);
     const { code, stderr } = await place.run(["config", "check"]);

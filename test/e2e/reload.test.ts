@@ -15,7 +15,7 @@ import {
   wsUrl,
 } from "../support/agents.ts";
 import { certificateFor } from "../support/certificates.ts";
-import { TempFolder } from "../support/process.ts";
+import { freePort, TempFolder } from "../support/process.ts";
 import { dialRaw, echo, RawServer, type RawSocket } from "../support/raw.ts";
 import { startSeikan, type Running } from "../support/seikan.ts";
 import { at, dev, isGone, pidAt, Project } from "../support/services.ts";
@@ -716,6 +716,27 @@ describe("seikan agent", () => {
       `one=${urlOf(web)}`,
       ...args,
     );
+
+  test("finds its servers in its file or in the environment; an argument counts before both", async () => {
+    const server = await home.serve(token("a"));
+    const dead = `ws://127.0.0.1:${freePort()}`;
+    const run = (env: Record<string, string>, ...args: string[]) => {
+      const line = ["agent", ...args, "--config", home.file("agent.toml"), "-e", `one=${urlOf(web)}`];
+      return startSeikan(line, { XDG_RUNTIME_DIR: home.path, ...env });
+    };
+    agentFile(`[agent]\ntoken = "a-token"\nserver = ["${wsUrl(server)}"]\n`);
+    await using first = await run({});
+    expect((await visit(server.port, "one.localhost")).status).toBe(200);
+    first.kill("SIGTERM");
+    await first.exited;
+    agentFile(`[agent]\ntoken = "a-token"\nserver = "${dead}"\n`);
+    await using second = await run({ SEIKAN_SERVER: wsUrl(server) });
+    expect((await visit(server.port, "one.localhost")).status).toBe(200);
+    second.kill("SIGTERM");
+    await second.exited;
+    await using _third = await run({ SEIKAN_SERVER: dead }, wsUrl(server));
+    expect((await visit(server.port, "one.localhost")).status).toBe(200);
+  });
 
   test("takes a new token from its file on SIGHUP, and uses it when it connects again", async () => {
     const server = await home.serve(token("a") + token("b"));
