@@ -10,6 +10,15 @@ export function report(thrown: unknown, env: Env, json: boolean): number {
   return error.outcome.exit;
 }
 
+/** Whoever reads stderr by program, as events or as logs, gets its last line that way, too. */
+export function wantsJson(argv: readonly string[], env: Env): boolean {
+  const end = argv.indexOf("--");
+  const words = end < 0 ? argv : argv.slice(0, end);
+  const format = words.findLastIndex((word) => /^--log-format(=|$)/.test(word));
+  const given = format < 0 ? env["SEIKAN_LOG_FORMAT"] : (words[format]!.split("=")[1] ?? words[format + 1]);
+  return words.includes("--json") || given === "json";
+}
+
 function asJson(error: SeikanError): string {
   const { code, message, hints } = error;
   const mistakes = error.mistakes.map(({ line, column, message: what, hint }) => ({

@@ -151,8 +151,6 @@ export class AgentLink {
       session.abort(new SeikanError("cancelled", "the registration failed"));
       throw thrown;
     }
-    this.#sessions.add(session);
-    void session.closed.then(() => this.#sessions.delete(session));
     // What was found out while it registered.
     for (const { name, healthy } of this.#specs) if (healthy !== undefined) void this.setHealth(name, healthy);
     return session;
@@ -171,7 +169,11 @@ export class AgentLink {
       try {
         const text = JSON.stringify(this.#registration(connection));
         const answer = await askControl(stream, { path: REGISTER_PATH, text }, deadline, this.name);
-        this.#adopt(parseRegistered(answer));
+        const registered = parseRegistered(answer);
+        // Before anybody hears of it: a probe follows at once.
+        this.#sessions.add(session);
+        void session.closed.then(() => this.#sessions.delete(session));
+        this.#adopt(registered);
         this.#eventStreams.add(stream);
         stream.attach(new LineReader(this.#takeEvent, () => this.#eventStreams.delete(stream)));
         return stream.end();

@@ -5,6 +5,7 @@ import { isSecret, type KeyPath } from "../config/key-path.ts";
 import { resolveValues, type Resolved } from "../config/resolve.ts";
 import { usageError } from "../core/errors.ts";
 import { flag, type OptionSpec, type OptionSpecs } from "../core/options.ts";
+import { redactUrl } from "../transports/chain.ts";
 import { AGENT_OPTIONS } from "./agent-options.ts";
 import { GLOBAL_OPTIONS, type Command, type CommandIo, type Invocation } from "./command.ts";
 import { CONNECT_OPTIONS } from "./connect-options.ts";
@@ -113,6 +114,13 @@ async function print(invocation: ConfigInvocation, only: string | undefined, io:
   return 0;
 }
 
+/** Which way it goes may be seen, with what credentials may not. */
+function withoutSecrets(path: KeyPath, value: unknown): unknown {
+  if (path[0] !== "route" && !["via", "server"].includes(String(path[1]))) return "***";
+  if (Array.isArray(value)) return value.map((one) => withoutSecrets(path, one));
+  return redactUrl(String(value)).replace(/\?.*$/s, "?***");
+}
+
 type LineOf = (path: KeyPath) => string;
 
 async function linesOf(file: ConfigFile | undefined): Promise<LineOf> {
@@ -133,7 +141,7 @@ function optionsOf({ section, specs }: FileReader, resolved: Resolved, lineOf: L
     if (words === undefined || words.length === 0 || spec.kind === "section") return [];
     if (kind === "default" && !all) return [];
     const path = [section, name];
-    const value = spec.secret ? "***" : asWritten(spec, words);
+    const value = spec.secret ? withoutSecrets(path, asWritten(spec, words)) : asWritten(spec, words);
     return [{ path, value, source: kind === "file" ? lineOf(path) : kind === "default" ? "default" : source }];
   });
 }
@@ -159,7 +167,7 @@ function sectionsOf(
 
 function leaves(path: KeyPath, value: unknown): { path: KeyPath; value: unknown }[] {
   if (value === undefined) return [];
-  if (path.length > 1 && isSecret(path)) return [{ path, value: "***" }];
+  if (path.length > 1 && isSecret(path)) return [{ path, value: withoutSecrets(path, value) }];
   if (typeof value !== "object" || value === null || Array.isArray(value)) return [{ path, value }];
   // The keys of an entry, each with its line.
   if (path.length > 2) return [{ path, value }];

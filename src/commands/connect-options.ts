@@ -1,3 +1,4 @@
+import { usageError } from "../core/errors.ts";
 import { flag, integer, list, text, value, type OptionSpecs } from "../core/options.ts";
 import { REACH_OPTIONS, userPass, type Invocation } from "./command.ts";
 
@@ -58,7 +59,7 @@ export const CONNECT_OPTIONS = {
   "pin-sha256": list({
     group: "TLS to the target",
     metavar: "BASE64",
-    parse: text,
+    parse: pin,
     help: "Accept only a certificate with this public key (SHA-256 of its SPKI)",
   }),
   retry: value({
@@ -77,3 +78,11 @@ export const CONNECT_OPTIONS = {
 
 export type ConnectInvocation = Invocation<typeof CONNECT_OPTIONS>;
 export type ConnectValues = ConnectInvocation["values"];
+
+function pin(input: string): string {
+  const hash = input.replace(/^sha256\/\//, "");
+  // 32 bytes.
+  if (!/^[A-Za-z0-9+/]{43}=$/.test(hash))
+    throw usageError("expected a SHA-256 in base64: 44 characters, the last one =");
+  return hash;
+}

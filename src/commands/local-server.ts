@@ -15,7 +15,7 @@ import { LiveSet, Scope } from "../core/scope.ts";
 import type { ByteStream } from "../core/stream.ts";
 import { runWrapped } from "../platform/child.ts";
 import { connectionCapacity } from "../platform/descriptors.ts";
-import type { RouteContext } from "../routes/context.ts";
+import { formatPeer, type AccessEntry, type RouteContext } from "../routes/context.ts";
 import { serveClient, type Protocols } from "../routes/front.ts";
 import { Permissions } from "../routes/permissions.ts";
 import { Users } from "../routes/users.ts";
@@ -28,7 +28,7 @@ import type { CommandIo } from "./command.ts";
 import { Lifetime } from "./lifetime.ts";
 import type { ConnectInvocation } from "./connect-options.ts";
 import { plainContext } from "./plain-context.ts";
-import { logEnd, type Reaching } from "./reaching.ts";
+import { explained, logEnd, type Reaching } from "./reaching.ts";
 
 export type Forward =
   /** The target says whether TCP or UDP is listened for. */
@@ -72,6 +72,9 @@ const PROTOCOLS: Readonly<Record<"socks5" | "http" | "mixed", Protocols>> = {
   mixed: "all",
 };
 
+/** Exit codes of targets that were not reached: something in between, credentials, time. */
+const UNREACHED: readonly number[] = [3, 4, 124];
+
 interface Listening {
   readonly forward: Forward;
   readonly listener: Listener;
@@ -87,6 +90,7 @@ export class LocalServer {
   readonly #listening: Listening[] = [];
   readonly #maxConnections: number;
   readonly #firstDone = Promise.withResolvers<SeikanError | undefined>();
+  readonly #logAccess: (entry: AccessEntry) => void;
   #accepted = 0;
   #draining = false;
 
@@ -96,6 +100,8 @@ export class LocalServer {
     this.#invocation = invocation;
     this.#io = io;
     this.#maxConnections = invocation.values["max-connections"] ?? connectionCapacity();
+    const isJson = invocation.values.json && invocation.tail === undefined;
+    this.#logAccess = accessLogger(isJson ? "json" : "pretty", false, io);
     this.#checkForwards();
   }
 
@@ -134,6 +140,7 @@ export class LocalServer {
   async #drain(): Promise<number> {
     this.#draining = true;
     this.#stopListening();
+    if (this.#live.size > 0) this.#io.log.info(`draining ${this.#live.size} connections; a second signal ends them`);
     await this.#live.drain(this.#invocation.values["drain-timeout"]);
     return 0;
   }
@@ -219,8 +226,18 @@ export class LocalServer {
       isDraining: () => this.#draining,
       live: this.#live,
       log: this.#io.log,
-      access: accessLogger(values.json && this.#invocation.tail === undefined ? "json" : "pretty", false, this.#io),
+      access: (entry) => this.#tellEnd(entry),
     });
+  }
+
+  #tellEnd(entry: AccessEntry): void {
+    const { error, way, up, down, target, client } = entry;
+    // As with a fixed target: why a client got nothing is seen without asking.
+    if (error !== undefined && up + down === 0 && UNREACHED.includes(error.outcome.exit)) {
+      const [hint] = way === undefined ? error.hints : explained(error, way).hints;
+      this.#io.log.warn(error.message, { peer: formatPeer(client), target, hint });
+    }
+    this.#logAccess(entry);
   }
 
   #checkForwards(): void {

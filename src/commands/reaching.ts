@@ -76,7 +76,7 @@ export class Reaching implements Routes {
         return stream;
       } catch (thrown) {
         const error = toSeikanError(thrown);
-        if (this.#retriesLeft <= 0 || ![3, 124].includes(error.outcome.exit)) throw error;
+        if (this.#retriesLeft <= 0 || ![3, 124].includes(error.outcome.exit)) throw explained(error, way);
         this.#retriesLeft--;
         const jittered = pause * (0.75 + Math.random() / 2);
         this.#io.log.warn(`${error.message}; trying again in ${(jittered / 1000).toFixed(1)} s`, {
@@ -101,6 +101,12 @@ export class Reaching implements Routes {
     const serverName = this.#values.sni ?? (target.kind === "unix" ? "localhost" : target.host);
     return tlsClient(stream, { ...this.#tls, peer, serverName }, deadline, trace);
   }
+}
+
+/** Whoever did not name the proxy on this command line may not know of it. */
+export function explained(error: SeikanError, way: Way): SeikanError {
+  if (way.hops.length === 0 || way.reason.startsWith("--")) return error;
+  return error.hinted(`the way there is ${formatWay(way)}, because of ${way.reason}; --dry-run shows it`);
 }
 
 function authCommand(values: ConnectValues, io: CommandIo) {
@@ -135,7 +141,7 @@ function targetTls(values: ConnectValues): Omit<TlsClientOptions, "peer" | "serv
     key: read("key"),
     alpn: values.alpn?.split(",").map((name) => name.trim()),
     insecure: values.insecure,
-    pins: values["pin-sha256"].map((pin) => pin.replace(/^sha256\/\//, "")),
+    pins: values["pin-sha256"],
   };
 }
 

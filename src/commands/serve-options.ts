@@ -1,4 +1,4 @@
-import { parseAddressRange, parseTarget } from "../core/address.ts";
+import { parseAddressRange, parseListen, parseTarget, type ListenAddress } from "../core/address.ts";
 import { usageError } from "../core/errors.ts";
 import {
   choice,
@@ -26,7 +26,7 @@ export const SERVE_OPTIONS = {
     group: "Listen",
     short: "l",
     metavar: "ADDR",
-    parse: text,
+    parse: parseListener,
     help: "PORT (loopback), ADDR:PORT, [v6]:PORT, unix:/path or fd:N; https:// in front for TLS [default: 127.0.0.1:8080]",
   }),
   "tls-cert": list({
@@ -257,4 +257,15 @@ function webSocketRoute(input: string): WebSocketRoute {
 function path(input: string): string {
   if (/^\/[\x21-\x7e]*$/.test(input) && !/[?#]/.test(input)) return input;
   throw usageError(`expected a path such as /tunnel, got "${input}"`);
+}
+
+/** Where to listen, and whether TLS is spoken there. */
+export interface ListenSpec {
+  readonly address: ListenAddress;
+  readonly isTls: boolean;
+}
+
+export function parseListener(given: string): ListenSpec {
+  const address = parseListen(given.replace(/^https?:\/\//, "").replace(/\/$/, ""));
+  return { address, isTls: given.startsWith("https://") };
 }

@@ -1,4 +1,4 @@
-import { isLoopbackHost, parseAuthority, parseListen, type ListenAddress, type TcpTarget } from "../core/address.ts";
+import { isLoopbackHost, parseAuthority, type ListenAddress, type TcpTarget } from "../core/address.ts";
 import { deadlineIn } from "../core/clock.ts";
 import { mistakesIn, SeikanError, toSeikanError, usageError } from "../core/errors.ts";
 import { LiveSet, Scope } from "../core/scope.ts";
@@ -31,7 +31,7 @@ import { Certificates, Stamps } from "./certificates.ts";
 import type { CommandIo } from "./command.ts";
 import { Reach, readOptionFile } from "./reach.ts";
 import { ServeAgents, servesOutside, wspListen } from "./serve-agents.ts";
-import type { ServeInvocation, ServeValues } from "./serve-options.ts";
+import { parseListener, type ListenSpec, type ServeInvocation, type ServeValues } from "./serve-options.ts";
 import { ServeServices } from "./serve-services.ts";
 import { tunnelLogger } from "./tunnel-log.ts";
 
@@ -50,11 +50,6 @@ const RELOADED: readonly string[] = [
   ...["auth", "auth-file", "agent-token", "tokens", "token", "tls-cert", "tls-key", "tls-client-ca", "service"],
 ];
 
-interface ListenSpec {
-  readonly address: ListenAddress;
-  readonly isTls: boolean;
-}
-
 /** A running `seikan serve`: its listeners, and what they share. */
 export class Server {
   #invocation: ServeInvocation;
@@ -62,7 +57,7 @@ export class Server {
   readonly #io: CommandIo;
   readonly #live = new LiveSet();
   readonly #listeners: Listener[] = [];
-  readonly #specs: ListenSpec[];
+  readonly #specs: readonly ListenSpec[];
   #certificates: Certificates | undefined;
   /** Who may dial; the routes look here. */
   readonly #access: { users: Users | undefined };
@@ -94,7 +89,7 @@ export class Server {
     this.#io = io;
     this.#hasOtherWork = servesOutside(values);
     this.#servesOutside = values["trusted-proxy"].length > 0 || this.#hasOtherWork;
-    this.#specs = listenSpecs(values.listen.length > 0 ? values.listen : wspListen(values), io.env);
+    this.#specs = listenSpecs(values.listen.length > 0 ? values.listen : wspListen(values).map(parseListener), io.env);
     this.#certificates = certificatesOf(values, this.#specs);
     this.#access = { users: usersOf(values) };
     this.#maxConnections = values["max-connections"] ?? connectionCapacity();
@@ -445,8 +440,9 @@ export class Server {
     announce(listeners, urls, values, this.#io, scope);
     this.#io.log.info(`listening on ${urls.length > 0 ? urls.join(" ") : listeners.join(" ")}`);
     this.#services.printTable();
-    // Behind a PROXY header no client gets in by itself.
-    if (urls[0] !== undefined && !values["proxy-protocol"])
+    // Behind a PROXY header no client gets in by itself, and without users nobody from outside.
+    const dials = this.#access.users !== undefined || values["no-auth"] || !this.#servesOutside;
+    if (urls[0] !== undefined && !values["proxy-protocol"] && dials)
       this.#io.log.info(`try: curl -x ${tryUrl(urls[0], this.#access.users)} https://example.com`);
   }
 }
@@ -460,13 +456,10 @@ function tryUrl(url: string, users: Users | undefined): string {
   return users === undefined ? reachable : reachable.replace("://", "://USER:PASS@");
 }
 
-function listenSpecs(texts: readonly string[], env: CommandIo["env"]): ListenSpec[] {
-  const inherited = texts.length === 0 ? inheritedListeners(env).map((fd) => `fd:${fd}`) : [];
-  const all = texts.length > 0 ? texts : inherited.length > 0 ? inherited : [DEFAULT_LISTEN];
-  return all.map((given) => {
-    const isTls = given.startsWith("https://");
-    return { address: parseListen(given.replace(/^https?:\/\//, "").replace(/\/$/, "")), isTls };
-  });
+function listenSpecs(given: readonly ListenSpec[], env: CommandIo["env"]): readonly ListenSpec[] {
+  if (given.length > 0) return given;
+  const inherited = inheritedListeners(env).map((fd) => `fd:${fd}`);
+  return (inherited.length > 0 ? inherited : [DEFAULT_LISTEN]).map(parseListener);
 }
 
 function certificatesOf(values: ServeValues, specs: readonly ListenSpec[]): Certificates | undefined {

@@ -183,7 +183,10 @@ async function logs(chosen: readonly Chosen[], isFollowed: boolean, io: CommandI
     chosen
       .filter(({ service }) => service.managed)
       .map(async ({ server, service }) => {
-        const print = (line: string) => io.print(isOne ? line : `${io.paint("cyan", service.name)} | ${line}`);
+        const print = (line: string) => {
+          if (io.printsEvents) io.event("output", { service: service.name, line });
+          else io.print(isOne ? line : `${io.paint("cyan", service.name)} | ${line}`);
+        };
         await readLog(server, service.name, isFollowed, print);
       }),
   );

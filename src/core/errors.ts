@@ -107,21 +107,21 @@ export interface Evidence {
 }
 
 export interface ErrorDetails {
-  readonly cause?: unknown;
+  readonly cause?: unknown | undefined;
   /** What to try next, one sentence each. */
-  readonly hints?: readonly string[];
+  readonly hints?: readonly string[] | undefined;
   /** Status another hop answered with; it says more than our own table. */
-  readonly hopStatus?: number;
+  readonly hopStatus?: number | undefined;
   /** The RFC 9209 error type that hop named. */
   readonly hopError?: string | undefined;
   /** For our own log, where the message is for somebody who should not know as much. */
-  readonly forLog?: string;
+  readonly forLog?: string | undefined;
   /** All that is wrong in a file, where the message names it. */
-  readonly mistakes?: readonly Mistake[];
+  readonly mistakes?: readonly Mistake[] | undefined;
   /** Of a table: what is wrong there. */
-  readonly key?: string;
+  readonly key?: string | undefined;
   /** For those who may see what the machine does. */
-  readonly evidence?: Evidence;
+  readonly evidence?: Evidence | undefined;
 }
 
 /** The only error seikan throws on purpose. */
@@ -150,6 +150,11 @@ export class SeikanError extends Error {
 
   get outcome(): Outcome {
     return OUTCOMES[this.code];
+  }
+
+  /** The same with one more hint, in front of the others. */
+  hinted(hint: string): SeikanError {
+    return new SeikanError(this.code, this.message, { ...this, cause: this.cause, hints: [hint, ...this.hints] });
   }
 }
 

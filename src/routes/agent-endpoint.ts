@@ -36,6 +36,7 @@ export interface AgentAccess {
 /** The server's end of agents' connections (docs/PROTOCOL.md, "Agents"). */
 export class AgentEndpoint implements Endpoint {
   readonly protocol = "websocket";
+  readonly checksHost = true;
   readonly #registry: AgentRegistry;
   readonly #access: AgentAccess;
 

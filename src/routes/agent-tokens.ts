@@ -2,6 +2,7 @@ import { timingSafeEqual } from "node:crypto";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { SeikanError, usageError } from "../core/errors.ts";
+import { suggest } from "../core/suggest.ts";
 
 /** What an agent may register. */
 export interface AgentRights {
@@ -93,10 +94,23 @@ export function hashOf(token: string): string {
 function readTokenFile(text: string): KnownToken[] {
   const result = v.safeParse(TokenFile, parseToml(text));
   if (!result.success) {
-    const issue = result.issues[0];
-    throw usageError(`the token file: ${v.getDotPath(issue) ?? ""}: ${issue.message}`);
+    throw mistakeIn(result.issues[0]);
   }
   return Object.entries(result.output.token).map(([name, entry]) => knownToken(name, entry));
+}
+
+function mistakeIn(issue: v.BaseIssue<unknown>): SeikanError {
+  const path = issue.path?.map(({ key }) => String(key)) ?? [];
+  const key = path.at(-1) ?? "";
+  if (issue.type !== "strict_object" || issue.expected !== "never")
+    return usageError(`the token file: ${path.join(".")}: ${issue.message}`);
+  const table = path.slice(0, -1).join(".");
+  const close = suggest(key, table === "" ? ["token"] : Object.keys(TokenEntry.entries));
+  const where = table === "" ? "" : ` in [${table}]`;
+  return usageError(
+    `the token file: unknown key ${JSON.stringify(key)}${where}`,
+    close === undefined ? `known are ${Object.keys(TokenEntry.entries).join(", ")}` : `did you mean ${close}?`,
+  );
 }
 
 /** Throws a usage error where its ports are none. */

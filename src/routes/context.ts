@@ -113,7 +113,7 @@ export interface Endpoint {
   /** What a connection to it is upgraded to; undefined: it answers in HTTP. */
   readonly protocol?: "websocket" | "connect-udp";
   matches(path: string): boolean;
-  /** It knows by itself under which hosts it is there. */
+  /** It is there under every host, and sees by itself who asks: pages in browsers by their Origin. */
   readonly checksHost?: boolean;
   /** Throws to refuse: the client is told in plain HTTP. */
   serve(request: UpgradeRequest): Promise<void>;

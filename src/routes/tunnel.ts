@@ -16,6 +16,7 @@ import { checkSessionRequest, peerName, startSession } from "./served-session.ts
  */
 export class TunnelEndpoint implements Endpoint {
   readonly protocol = "websocket";
+  readonly checksHost = true;
   readonly #path: string;
   readonly #origins: readonly string[];
   readonly #heartbeat: Heartbeat;

@@ -86,7 +86,7 @@ export class CredentialAttempt {
 
   /** Prepares the next try after a 407 or 401; throws when the challenge cannot be met. */
   async challenged(lines: readonly string[], hop: string, status: 407 | 401 = 407): Promise<void> {
-    const sent = this.value !== undefined;
+    const sent = this.value;
     this.value = await this.#credentials.answer(lines, this.#method, this.#uri, this.#round++);
     if (this.value === undefined) throw unmet(lines, hop, status, sent);
   }
@@ -97,16 +97,23 @@ function strongestDigest(challenges: Challenge[]): Challenge | undefined {
   return usable.find((challenge) => digestHash(challenge) === "sha256") ?? usable[0];
 }
 
-function unmet(lines: readonly string[], hop: string, status: 407 | 401, sent: boolean): SeikanError {
+function unmet(lines: readonly string[], hop: string, status: 407 | 401, sent: string | undefined): SeikanError {
+  if (sent?.startsWith("Bearer ") === true && status === 401) {
+    return new SeikanError("hop-auth", `${hop} refused our token (${status})`, {
+      hints: ["is the token right, and known to that server? its log says why"],
+      hopStatus: status,
+    });
+  }
   const schemes = [...new Set(parseChallenges(lines).map((challenge) => challenge.scheme))];
   const offered = schemes.length === 0 ? "no scheme at all" : schemes.join(", ");
   const speaksOurs = schemes.some((scheme) => ["basic", "digest", "bearer"].includes(scheme));
-  const message = sent
-    ? `${hop} ${speaksOurs ? "refused our credentials" : "takes no such credentials"} (${status}); it offers ${offered}`
-    : `${hop} wants credentials (${status}); it offers ${offered}`;
+  const message =
+    sent !== undefined
+      ? `${hop} ${speaksOurs ? "refused our credentials" : "takes no such credentials"} (${status}); it offers ${offered}`
+      : `${hop} wants credentials (${status}); it offers ${offered}`;
   const hints = speaksOurs
     ? [
-        sent
+        sent !== undefined
           ? "are user and password right?"
           : "write them into the URL (SCHEME://USER:PASS@HOST:PORT) or into --proxy-auth-file",
       ]

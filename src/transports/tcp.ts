@@ -35,6 +35,7 @@ export function tcpDialer(settings: TcpOptions = {}): Dialer {
     if (target.kind === "udp") return Promise.reject(new SeikanError("usage", `no TCP to ${formatTarget(target)}`));
     if (target.kind === "unix") return dialUnix(target.path, options);
     const literal = givenAddress(target, settings);
+    if (literal !== undefined && isOther(literal, settings.family)) return Promise.reject(otherFamily(literal));
     // The common case of a proxy's client that resolved already: no turn of the event loop is lost.
     if (literal !== undefined) return dialLiteral(target, literal, options);
     return lookUp(target, settings, options).then((addresses) => connectFirst(target, addresses, options));
@@ -59,6 +60,7 @@ export async function resolveTarget(target: TcpTarget, settings: TcpOptions, opt
 
 async function lookUp(target: TcpTarget, settings: TcpOptions, options: DialOptions): Promise<string[]> {
   const given = givenAddress(target, settings);
+  if (given !== undefined && isOther(given, settings.family)) throw otherFamily(given);
   if (given !== undefined) return permitted(target, [given], options);
   const addresses = await resolveName(target.host, settings.family, options.deadline);
   options.trace?.({ kind: "lookup", host: target.host, addresses });
@@ -70,6 +72,18 @@ function givenAddress(target: TcpTarget, settings: TcpOptions): string | undefin
   const { resolve } = settings;
   const given = resolve === undefined || resolve.size === 0 ? undefined : resolve.get(formatTarget(target));
   return given ?? (parseIp(target.host) === undefined ? undefined : target.host);
+}
+
+/** An address of the IP version that is not dialled. */
+function isOther(literal: string, family: 4 | 6 | undefined): boolean {
+  return family !== undefined && literal.includes(":") !== (family === 6);
+}
+
+function otherFamily(literal: string): SeikanError {
+  const [is, asked] = literal.includes(":") ? ["IPv6", "IPv4"] : ["IPv4", "IPv6"];
+  return new SeikanError("name-not-found", `${literal} is an ${is} address, and only ${asked} is to be dialled`, {
+    hints: [asked === "IPv4" ? "leave -4 away" : "leave -6 away"],
+  });
 }
 
 async function resolveName(host: string, family: 4 | 6 | undefined, deadline: Deadline): Promise<string[]> {

@@ -531,6 +531,13 @@ describe("exit codes", () => {
     expect(stderr).not.toContain("hidden");
   });
 
+  test("0: --fail-fast does not trip over its own start, whatever is exposed first", async () => {
+    await using own = await serve();
+    const first = ["-e", `db=tcp://${place(echoing)}`, "-e", `web=${urlOf(web)}`];
+    const { code, stdout, stderr } = await runAgent(own, ...first, "--fail-fast", "--", "echo", "ran");
+    expect({ code, stdout, stderr }).toEqual({ code: 0, stdout: "ran\n", stderr: "" });
+  });
+
   test("3: no server there, with --fail-fast; the command does not run", async () => {
     const { code, stdout, stderr } = await runAgent(nowhere(), "-e", "1", "--fail-fast", "--", "echo", "ran");
     expect([code, stdout]).toEqual([3, ""]);

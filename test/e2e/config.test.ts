@@ -358,7 +358,7 @@ ports = [5432]
     expect([code, stderr]).toEqual([0, ""]);
     expect(stdout).toBe(`[connect]
 listen = ["8001", "8002"]
-via = "***"
+via = ["http://***@proxy.test:3128"]
 tunnels = "7"
 proxy-auth = "***"
 cacert = "${place.file("ca.pem")}"
@@ -367,7 +367,7 @@ retry = "2"
 log-level = "warn"
 
 [route]
-"*.corp" = "***"
+"*.corp" = "http://***@proxy.test:3128"
 `);
   });
 
@@ -378,7 +378,7 @@ log-level = "warn"
     expect(parse(stdout)).toEqual({
       connect: {
         listen: ["8001", "8002"],
-        via: "***",
+        via: ["http://***@proxy.test:3128"],
         tunnels: "3",
         "proxy-auth": "***",
         cacert: place.file("ca.pem"),
@@ -386,7 +386,7 @@ log-level = "warn"
       },
       serve: { tunnels: "4", "allow-net": "a.org,10.0.0.0/8" },
       agent: { name: "web" },
-      route: { "*.corp": "***" },
+      route: { "*.corp": "http://***@proxy.test:3128" },
       token: { ci: { hash: HASH("ci"), agents: ["ci-*"], ports: [5432] } },
     });
     expect(stdout.match(/^\[.*\]$/gm)).toEqual(["[connect]", "[route]", "[serve]", "[token.ci]", "[agent]"]);
@@ -402,7 +402,7 @@ log-level = "warn"
     const written: Record<string, string> = {
       listen: `["8001", "8002"]  # ${path}:5`,
       auth: '"***"  # SEIKAN_AUTH',
-      via: `"***"  # ${path}:3`,
+      via: `["http://***@proxy.test:3128"]  # ${path}:3`,
       tunnels: `"3"  # ${path}:6`,
       "proxy-auth": `"***"  # ${path}:4`,
       cacert: `"${place.file("ca.pem")}"  # ${path}:8`,
@@ -415,9 +415,11 @@ log-level = "warn"
       return spec.default === undefined ? [] : [`${name} = ${JSON.stringify(spec.default)}  # default`];
     });
     expect(expected).toContain('connect-timeout = "10s"  # default');
-    expect(stdout).toBe(`[connect]\n${expected.join("\n")}\n\n[route]\n"*.corp" = "***"  # ${path}:15\n`);
+    expect(stdout).toBe(
+      `[connect]\n${expected.join("\n")}\n\n[route]\n"*.corp" = "http://***@proxy.test:3128"  # ${path}:15\n`,
+    );
     // With comments, it is still a file.
-    expect(parse(stdout).route).toEqual({ "*.corp": "***" });
+    expect(parse(stdout).route).toEqual({ "*.corp": "http://***@proxy.test:3128" });
   });
 
   test("--sources names the lines of entries", async () => {
@@ -426,7 +428,7 @@ log-level = "warn"
     expect(stdout).toContain(
       `\n\n[token.ci]\nhash = "${HASH("ci")}"  # ${path}:17\nagents = ["ci-*"]  # ${path}:18\nports = [5432]  # ${path}:19\n`,
     );
-    expect(stdout).toContain(`\n\n[route]\n"*.corp" = "***"  # ${path}:15\n`);
+    expect(stdout).toContain(`\n\n[route]\n"*.corp" = "http://***@proxy.test:3128"  # ${path}:15\n`);
   });
 
   test("--json prints one object, each value with its source, without secrets", async () => {
@@ -438,7 +440,7 @@ log-level = "warn"
     expect(JSON.parse(stdout)).toEqual({
       connect: {
         listen: { value: ["8001", "8002"], source: `${path}:5` },
-        via: { value: "***", source: `${path}:3` },
+        via: { value: ["http://***@proxy.test:3128"], source: `${path}:3` },
         tunnels: { value: "3", source: `${path}:6` },
         "proxy-auth": { value: "***", source: `${path}:4` },
         cacert: { value: place.file("ca.pem"), source: `${path}:8` },
@@ -454,7 +456,7 @@ log-level = "warn"
         name: { value: "db", source: "SEIKAN_NAME" },
         token: { value: "***", source: "SEIKAN_TOKEN" },
       },
-      route: { "*.corp": { value: "***", source: `${path}:15` } },
+      route: { "*.corp": { value: "http://***@proxy.test:3128", source: `${path}:15` } },
       token: {
         ci: {
           hash: { value: HASH("ci"), source: `${path}:17` },
@@ -951,7 +953,7 @@ describe("a server with tokens in its file", () => {
   });
 
   test("refuses agents with another one", async () => {
-    const error = `seikan: error: ${wsUrl(server)} refused our credentials (401); it offers basic`;
+    const error = `seikan: error: ${wsUrl(server)} refused our token (401)`;
     expect(await refused(agent("ci-1", "--token", "other"))).toEqual({ code: 4, error });
     // What stands in the file is no token.
     expect(await refused(agent("ci-1", "--token", HASH("ci-token")))).toEqual({ code: 4, error });

@@ -274,6 +274,14 @@ describe.skipIf(noCurl)("dynamic listeners", () => {
     expect(proxy.events().map((event) => event.target)).toEqual([undefined, url("/proxied")]);
   });
 
+  test("why a client got nothing is said unasked, also behind a command", async () => {
+    const hop = `socks5h://127.0.0.1:${freePort()}`;
+    const line = ["connect", "-L", "http://127.0.0.1:0", "--via", hop, "--"];
+    const fetching = ["curl", "-sS", "--noproxy", "", "http://a.test/"];
+    const { stderr } = await runSeikan([...line, ...fetching]);
+    expect(stderr).toMatch(/ warn connection refused by 127\.0\.0\.1:\d+ .*target=http:\/\/a\.test\/ /);
+  });
+
   test("one that other machines can reach needs --auth or --no-auth", async () => {
     for (const scheme of ["socks5", "http", "mixed"]) {
       const { code, stderr } = await runSeikan(["connect", "-L", `${scheme}://0.0.0.0:0`]);

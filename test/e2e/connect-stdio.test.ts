@@ -221,6 +221,12 @@ describe("exit codes", () => {
     ["--cacert without --tls", ["a.test:1", "--cacert", "/x"], "add --tls"],
     ["a missing --proxy-cacert", ["a.test:1", "--proxy-cacert", "/no/such"], "/no/such"],
     ["-4 and -6", ["a.test:1", "-4", "-6"], "exclude each other"],
+    ["a pin that is none", ["a.test:1", "--tls", "--pin-sha256", "nonsense!!"], "--pin-sha256: expected a SHA-256"],
+    [
+      "a pin without its hash",
+      ["a.test:1", "--tls", "--pin-sha256", "sha256//PIN="],
+      "--pin-sha256: expected a SHA-256",
+    ],
   ];
   for (const [what, args, sentence] of usage) {
     test(`2: ${what}`, async () => {
@@ -238,6 +244,43 @@ describe("exit codes", () => {
     expect(run.stdout).toBe("");
     expect(run.stderr).toContain(`127.0.0.1:${port}`);
     expect(run.stderr).toStartWith("seikan: error: ");
+  });
+
+  test("3: a proxy that nobody named here is named, and where it came from", async () => {
+    const url = `http://127.0.0.1:${freePort()}`;
+    for (const variable of ["HTTPS_PROXY", "SEIKAN_VIA"]) {
+      const run = await runSeikan(["connect", "a.test:1"], { stdin: "x", env: { [variable]: url } });
+      expect(run.code).toBe(3);
+      expect(run.stderr).toContain(`hint: the way there is ${url}, because of ${variable}; --dry-run shows it\n`);
+    }
+    const named = await runSeikan(["connect", "a.test:1", "--via", url], { stdin: "x" });
+    expect(named.stderr).not.toContain("the way there");
+  });
+
+  test("3: an address of the IP version that is not dialled", async () => {
+    for (const [target, option, sentence] of [
+      ["127.0.0.1:1", "-6", "127.0.0.1 is an IPv4 address, and only IPv6 is to be dialled"],
+      ["[::1]:1", "-4", "::1 is an IPv6 address, and only IPv4 is to be dialled"],
+    ] as const) {
+      const run = await runSeikan(["connect", target, option], { stdin: "x" });
+      expect([run.code, run.stdout]).toEqual([3, ""]);
+      expect(run.stderr).toContain(sentence);
+    }
+  });
+
+  test("--log-format json makes the last line JSON, too; what stands behind -- does not", async () => {
+    const dead = `127.0.0.1:${freePort()}`;
+    for (const [args, env] of [
+      [["--log-format", "json"], {}],
+      [["--log-format=json"], {}],
+      [[], { SEIKAN_LOG_FORMAT: "json" }],
+    ] as const) {
+      const run = await runSeikan(["connect", dead, ...args], { stdin: "x", env });
+      expect(run.code).toBe(3);
+      expect(JSON.parse(run.stderr)).toMatchObject({ event: "error", error: { code: "connect-refused" } });
+    }
+    const behind = await runSeikan(["connect", "--", "curl", "--json", "{}"], { stdin: "" });
+    expect(behind.stderr).toStartWith("seikan: error: ");
   });
 
   test("3: no such host", async () => {

@@ -72,6 +72,8 @@ describe.skipIf(program("chromium") === undefined)("in Chromium", () => {
       ["plain", url("plain"), "down", ""],
     ]);
     expect(await page.value<string>("location.href")).toBe(`${origin}/-/services`);
+    // Hidden is not shown, whatever its layout.
+    expect(await page.value<string>("getComputedStyle(document.getElementById('login')).display")).toBe("none");
     expect((await page.history()).filter((entry) => entry.includes(token))).toEqual([]);
     // It changes by itself.
     const pid = await pidAt(server, "web");

@@ -298,6 +298,13 @@ describe("the endpoint of serve, asked by hand", () => {
     });
   }
 
+  test("the host is free: nginx in front passes on the one that was asked for, and browsers come with an Origin", async () => {
+    expect((await ask({ Host: "tunnel.example.com" })).status).toBe(101);
+    expect((await ask({ Host: "tunnel.example.com", Origin: "http://tunnel.example.com" })).status).toBe(403);
+    const page = await answerTo(server.port, "GET / HTTP/1.1\r\nHost: tunnel.example.com\r\n\r\n");
+    expect(page.status).toBe(404);
+  });
+
   test("a plain GET is told 426 and what to upgrade to", async () => {
     const { status, values, body } = await answerTo(server.port, "GET /-/tunnel HTTP/1.1\r\nHost: localhost\r\n\r\n");
     expect(status).toBe(426);

@@ -130,8 +130,8 @@ describe("a token file is refused", () => {
   const hash = hashOf(SECRET);
 
   for (const [what, file, path] of [
-    ["with a table that is none of ours", "[tokens.a]\n", "tokens"],
-    ["with a key that is none of ours", entry("a", 'host = ["web"]'), "token.a.host"],
+    ["with a table that is none of ours", "[tokens.a]\n", 'unknown key "tokens"'],
+    ["with a key that is none of ours", entry("a", 'host = ["web"]'), 'unknown key "host" in [token.a]'],
     ["with a token that is no table", 'token = "a"', "token"],
     ["with an entry that is no table", "[token]\na = 1", "token.a"],
     ["without a hash", "[token.a]\nexit = true", "token.a.hash"],
@@ -148,7 +148,7 @@ describe("a token file is refused", () => {
     ["with a share that is a number", entry("a", "share = 1"), "token.a.share"],
   ] as const) {
     test(what, () => {
-      expect(refusalOf(file)).toStartWith(`the token file: ${path}: `);
+      expect(refusalOf(file)).toStartWith(`the token file: ${path}`);
     });
   }
 
