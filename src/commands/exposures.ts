@@ -199,7 +199,7 @@ function splitOptions(text: string): { first: string; options: Options } {
     }
     const key = KEYS.find((known) => known === match[1]);
     if (key === undefined)
-      throw usageError(`--expose ${redacted(text)}: unknown key "${match[1]}"`, `the keys are ${KEYS.join(", ")}`);
+      throw usageError(`${redacted(text)}: unknown key "${match[1]}"`, `the keys are ${KEYS.join(", ")}`);
     last = options.get(key) ?? [];
     last.push(match[2]!);
     options.set(key, last);
@@ -389,7 +389,7 @@ function redacted(text: string): string {
 }
 
 function wrong(text: string, why: string) {
-  const where = text.startsWith("[") ? "" : `--expose ${redacted(text)}: `;
+  const where = text.startsWith("[") ? "" : `${redacted(text)}: `;
   return usageError(where + why, EXAMPLE);
 }
 

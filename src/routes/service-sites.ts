@@ -45,6 +45,10 @@ export class ServiceSites {
     return this.#hosted.size === 0;
   }
 
+  get hosts(): readonly string[] {
+    return [...this.#hosted.keys()];
+  }
+
   /** A service has this host, whoever may see it. */
   has(host: string): boolean {
     return namesFor(host).some((name) => this.#hosted.has(name));

@@ -30,11 +30,11 @@ function refusalOf(text: string): SeikanError {
   }
 }
 
-/** What follows `--expose SPEC: `. */
+/** What follows `SPEC: `. */
 function reasonOf(text: string): string {
   const { message } = refusalOf(text);
   // Header values may be secrets.
-  const start = `--expose ${text.replace(/(re(?:quest|sponse)-header)=.*$/s, "$1=***")}: `;
+  const start = `${text.replace(/(re(?:quest|sponse)-header)=.*$/s, "$1=***")}: `;
   expect(message).toStartWith(start);
   return message.slice(start.length);
 }
@@ -382,7 +382,7 @@ describe("an exposure is refused", () => {
     ["http://:3000", 'cannot read target ":3000": expected HOST:PORT'],
     ["http://::1", 'cannot read target "::1": expected HOST:PORT'],
     ["unix:", '"unix:" lacks a path'],
-    ["3000,gopher=yes", '--expose 3000,gopher=yes: unknown key "gopher"'],
+    ["3000,gopher=yes", '3000,gopher=yes: unknown key "gopher"'],
     ["3000,allow=office", 'expected an address or CIDR such as 10.0.0.0/8, got "office"'],
     ["3000,allow=10.0.0.0/33", 'expected an address or CIDR such as 10.0.0.0/8, got "10.0.0.0/33"'],
     ["3000,allow=", 'expected an address or CIDR such as 10.0.0.0/8, got ""'],

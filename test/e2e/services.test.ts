@@ -1330,6 +1330,13 @@ describe("hosts", () => {
     });
   }
 
+  test("who mistypes a host here is told which ones there are, and who comes through a proxy is not", async () => {
+    const { body } = await visit(running.port, "nobody.localhost", "/");
+    expect(body).toMatch(/\nhint: services here are at [^\n]*default\.localhost/);
+    const outside = await visit(running.port, "nobody.localhost", "/", "X-Forwarded-For: 203.0.113.9");
+    expect([outside.status, outside.body.includes("services here")]).toEqual([404, false]);
+  });
+
   test("the server itself is at localhost and at its address", async () => {
     for (const host of ["localhost", "127.0.0.1", `127.0.0.1:${running.port}`, "[::1]"]) {
       const { status, body } = await visit(running.port, host, "/-/healthz");
