@@ -40,7 +40,7 @@ export class SiteDirectory implements Sites {
   #withServices(error: SeikanError, exposed: boolean): SeikanError {
     if (error.code !== "no-such-site" || exposed || this.#services.isEmpty) return error;
     const { hosts } = this.#services;
-    const more = hosts.length > SHOWN_HOSTS ? ", …" : "";
+    const more = hosts.length > SHOWN_HOSTS ? " and more" : "";
     return error.hinted(`services here are at ${hosts.slice(0, SHOWN_HOSTS).join(", ")}${more}`);
   }
 }
