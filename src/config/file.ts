@@ -100,11 +100,15 @@ export class ConfigFile {
 
   #readSection({ section }: OptionSpec<unknown>, place: SectionPlace, findings: Finding[]): unknown[] {
     const { name, entry, read, together } = section!;
-    const checked = check(sectionSchema(entry(v)), this.#table[name], [name]);
-    findings.push(...checked.findings);
-    const values = Object.entries(checked.value ?? {}).flatMap(([key, value]) => {
+    const table = check(sectionSchema(v.unknown()), this.#table[name], [name]);
+    findings.push(...table.findings);
+    // One by one, so that a mistake in one entry hides none in the others.
+    const values = Object.entries(table.value ?? {}).flatMap(([key, written]) => {
+      const checked = check(entry(v), written, [name, key]);
+      findings.push(...checked.findings);
+      if (checked.findings.length > 0) return [];
       try {
-        return [read(key, value as never, place)];
+        return [read(key, checked.value as never, place)];
       } catch (thrown) {
         if (!(thrown instanceof SeikanError)) throw thrown;
         const path = thrown.key === undefined ? [name, key] : [name, key, thrown.key];

@@ -556,6 +556,18 @@ depends_on = "web"
     ]);
   });
 
+  test("hide no mistake of one entry behind those of another, whatever kind they are", async () => {
+    const text = `[service.a]\nport = 99999\n[service.b]\nhost = "x.localhost"\nport = 1\n[service.c]
+host = "x.localhost"\nport = 2\n[service."bad name"]\nport = 3\n[service.n]\n`;
+    const { mistakes: all } = await refusal(text);
+    expect(all.map(({ line, message: told }) => [line, told])).toEqual([
+      [2, "port: expected a port"],
+      [6, "x.localhost is the host of b already"],
+      [9, '"bad name" is no name for a service: letters, digits, hyphens, dots'],
+      [11, "service n has neither a command nor a port"],
+    ]);
+  });
+
   test("show nothing of what is in an environment", async () => {
     const text = '[service.web]\ncommand = "run"\nenv = { TOKEN = "geheim" }\nidle = 3\n';
     const { mistakes: all } = await refusal(text);
