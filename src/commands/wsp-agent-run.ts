@@ -29,7 +29,7 @@ export async function runWspAgent(invocation: AgentInvocation, io: CommandIo, sc
   const context = contextOf(invocation, reach, io, () => isDraining);
   const settings = {
     ...{ config, live, connectMs: values["connect-timeout"] },
-    id: config.id ?? values.name ?? crypto.randomUUID(),
+    id: values.name ?? config.id ?? crypto.randomUUID(),
     secret: secretOf(values) ?? config.secretkey,
     pingMs: values["ping-interval"] === 15_000 ? undefined : values["ping-interval"],
     retries: values["fail-fast"] ? 0 : (values["max-retries"] ?? Infinity),
@@ -37,6 +37,8 @@ export async function runWspAgent(invocation: AgentInvocation, io: CommandIo, sc
     forbids: wspRules(config),
     events: eventsOf(io),
   };
+  // It reads the id up to the first one, and drops connections where what follows is no number.
+  if (settings.id.includes("_")) io.log.warn(`wsp's own server does not take ids with an underscore: ${settings.id}`);
   const pools = servers.map(
     (text) => new WspPool(reach.endpoint(parseServer(text, REGISTER_PATH, values["allow-net"]), io.env), settings),
   );

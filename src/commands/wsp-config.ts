@@ -1,36 +1,40 @@
 import * as v from "valibot";
 import { usageError } from "../core/errors.ts";
-import { fieldValues } from "../wire/fields.ts";
+import { fieldValue } from "../wire/fields.ts";
 import type { WspRequest } from "../wire/wsp.ts";
 import { readOptionFile } from "./reach.ts";
 
 /** wsp's own configuration files (YAML): so that its users change the program and nothing else. */
 
+/** YAML reads some texts as numbers. */
+const Text = v.pipe(v.union([v.string(), v.number(), v.boolean()]), v.transform(String));
+
 const Rule = v.object({
-  method: v.optional(v.string(), ""),
-  url: v.optional(v.string(), ""),
-  headers: v.nullish(v.record(v.string(), v.string()), {}),
+  method: v.nullish(Text, ""),
+  url: v.nullish(Text, ""),
+  headers: v.nullish(v.record(v.string(), Text), {}),
 });
 const Rules = v.nullish(v.array(Rule), []);
 const Milliseconds = v.pipe(v.number(), v.integer(), v.minValue(1));
 
 const ServerShape = v.object({
-  host: v.optional(v.string(), "127.0.0.1"),
-  port: v.optional(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65535)), 8080),
-  timeout: v.optional(Milliseconds, 1000),
-  idletimeout: v.optional(Milliseconds, 60_000),
-  secretkey: v.optional(v.string(), ""),
+  host: v.nullish(v.string(), "127.0.0.1"),
+  port: v.nullish(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65535)), 8080),
+  timeout: v.nullish(Milliseconds, 1000),
+  idletimeout: v.nullish(Milliseconds, 60_000),
+  secretkey: v.nullish(Text, ""),
   whitelist: Rules,
   blacklist: Rules,
 });
 
+const DEFAULT_TARGET = "ws://127.0.0.1:8080/register";
 const PoolSize = v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(1000));
 const ClientShape = v.object({
-  id: v.optional(v.string()),
-  targets: v.optional(v.array(v.string()), []),
-  poolidlesize: v.optional(PoolSize, 10),
-  poolmaxsize: v.optional(PoolSize, 100),
-  secretkey: v.optional(v.string(), ""),
+  id: v.optional(Text),
+  targets: v.nullish(v.array(v.string()), []),
+  poolidlesize: v.nullish(PoolSize, 10),
+  poolmaxsize: v.nullish(PoolSize, 100),
+  secretkey: v.nullish(Text, ""),
   whitelist: Rules,
   blacklist: Rules,
 });
@@ -44,7 +48,10 @@ export function readWspServer(path: string | undefined): WspServerConfig {
 }
 
 export function readWspClient(path: string | undefined): WspClientConfig {
-  return read(ClientShape, path);
+  const config = read(ClientShape, path);
+  // Its file may leave them out, as wsp's own client lets it.
+  const targets = path === undefined || config.targets.length > 0 ? config.targets : [DEFAULT_TARGET];
+  return { ...config, targets };
 }
 
 function read<S extends v.GenericSchema>(schema: S, path: string | undefined): v.InferOutput<S> {
@@ -95,14 +102,25 @@ function matcher({ method, url, headers }: v.InferOutput<typeof Rule>, key: stri
   }));
   return (request) =>
     methods.test(request.method) &&
-    urls.test(request.url) &&
-    fields.every(({ name, value }) => fieldValues(request.fields, name).some((given) => value.test(given)));
+    urls.test(request.url.replace(/^[a-z]+:/i, (scheme) => scheme.toLowerCase())) &&
+    // The first value counts, and of a field that is not there an empty one, as in Go.
+    fields.every(({ name, value }) => value.test(fieldValue(request.fields, name) ?? ""));
 }
 
-/** Unanchored, as in wsp; an empty one matches anything. */
+/** What RE2 means by these is something else in JavaScript, which would say nothing and match differently. */
+const RE2_ONLY = /\\[QEpPCaz]|\\A|\[\[:|\(\?[a-zA-Z-]*[U-]/;
+
+/** Unanchored, as in wsp; an empty one matches anything. Written for Go's RE2: what is not the same here is translated or refused. */
 function pattern(text: string, key: string): RegExp {
+  const [, flags = "", rest = text] = /^\(\?([ims]+)\)(.*)$/s.exec(text) ?? [];
+  const anchored = flags.includes("m") ? rest : rest.replace(/^\\A/, "^").replace(/(?<!\\)\\z$/, "$");
+  if (RE2_ONLY.test(anchored))
+    throw usageError(
+      `--wsp-config: ${key}: "${text}" says in RE2 what regular expressions of JavaScript do not`,
+      "write it without \\A, \\z, \\Q, \\p and [[:class:]]: ^ $ [A-Za-z] and the like mean the same in both",
+    );
   try {
-    return new RegExp(text);
+    return new RegExp(anchored, flags);
   } catch (cause) {
     throw usageError(`--wsp-config: ${key}: "${text}" is no regular expression: ${(cause as Error).message}`);
   }

@@ -13,6 +13,8 @@ import { formatPeer, type Client, type RouteContext, type UpgradeRequest } from 
 /** How often pools are trimmed. */
 const TRIM_MS = 5000;
 const GREETING_BYTES = 1024;
+/** While it works on a request wsp's client reads nothing, so no ping either; it sends one by itself every 30 s. */
+const BUSY_SLACK_MS = 40_000;
 
 export interface WspLimits {
   /** How long a request waits for a connection. */
@@ -176,6 +178,7 @@ export class PooledConnection implements MessageSink {
 
   seize(): this {
     this.#seized = true;
+    this.#socket.slackMs = BUSY_SLACK_MS;
     return this;
   }
 
@@ -192,6 +195,7 @@ export class PooledConnection implements MessageSink {
     this.#socket.resume();
     this.#idleSince = now();
     this.#seized = false;
+    this.#socket.slackMs = 0;
     if (this.#draining) this.close();
     else this.#pools.release(this);
   }

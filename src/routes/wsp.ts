@@ -51,8 +51,10 @@ export class WspRegister implements Endpoint {
     const known = await this.#identify(request);
     const stream = request.leave();
     if (stream === undefined) return;
-    if (known === undefined)
+    if (known === undefined) {
+      request.context.log.warn("a wsp client showed no X-SECRET-KEY that is known here", { peer: formatPeer(client) });
       return closeWith(stream, textAnswer({ status: SERVER_ERROR, text: "Invalid X-SECRET-KEY" }));
+    }
     stream.write(formatHead("HTTP/1.1 101 Switching Protocols", acceptFields(head, undefined)));
     new PooledConnection(this.#pools, request, stream, this.#access.heartbeat, known.digest);
     request.context.log.debug("wsp client connected", { peer: formatPeer(client) });

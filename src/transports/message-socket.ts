@@ -47,6 +47,8 @@ export class MessageSocket implements Sink, FrameHandler, Watched {
   #blocked = false;
   #over = false;
   isReading = true;
+  /** What the peer has beyond the heartbeat's time-out: it may be too busy to answer a ping. */
+  slackMs = 0;
 
   constructor(inner: ByteStream, sink: MessageSink, options: MessageSocketOptions) {
     this.#inner = inner;

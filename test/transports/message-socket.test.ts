@@ -526,6 +526,17 @@ describe("the heartbeat of a message socket", () => {
   const beating = (role: Role) => new Scripted(role, { heartbeat: heartbeatEvery(15_000) });
   const opcodesOf = ({ frames }: Scripted) => frames.map(({ opcode }) => opcode);
 
+  test("gives a busy peer more time, and as much as any other one afterwards", async () => {
+    const clock = stoppedClock();
+    const ws = beating("server");
+    ws.socket.slackMs = 40_000;
+    await clock.seconds(63);
+    expect(ws.ours.closes).toEqual([]);
+    ws.socket.slackMs = 0;
+    await clock.seconds(2);
+    expect(ws.ours.error?.code).toBe("peer-silent");
+  });
+
   for (const role of ROLES) {
     test(`asks a silent peer after one interval and gives it up after the time-out, as ${role}`, async () => {
       const clock = stoppedClock();
