@@ -1,8 +1,8 @@
 import { choice, flag, integer, list, text, value, type OptionSpecs } from "../core/options.ts";
-import { usageError } from "../core/errors.ts";
-import { parseHop, redactUrl } from "../transports/chain.ts";
+import { parseHop } from "../transports/chain.ts";
 import { patterns, REACH_OPTIONS, type Invocation } from "./command.ts";
 import { exposeEntry, parseExposure, readExposure } from "./exposures.ts";
+import { serverUrl } from "./reach.ts";
 
 const { route: _, tunnels: __, ...REACHING } = REACH_OPTIONS;
 
@@ -90,8 +90,6 @@ export function serversOf({ positionals, values }: Pick<AgentInvocation, "positi
 }
 
 function server(input: string): string {
-  const shown = redactUrl(input);
-  if (!/^(wss?|https?):\/\//i.test(input)) throw usageError(`expected wss://HOST or ws://HOST, got "${shown}"`);
-  parseHop(input.replace(/^http/i, "ws"));
+  parseHop(serverUrl(input));
   return input;
 }

@@ -125,7 +125,7 @@ export class Reach {
   }
 
   #hops(texts: readonly string[], source: string): Hop[] {
-    const parsed = texts.map((text) => parseHopOf(source, text.trim()));
+    const parsed = texts.map((text) => sourced(source, () => parseHop(text.trim())));
     if (parsed.includes("direct") && parsed.length > 1) throw usageError(`${source}: direct stands alone`);
     const hops = parsed.filter((hop) => hop !== "direct");
     if (hops.some(({ scheme }, index) => scheme === "agent" && index > 0))
@@ -143,18 +143,20 @@ export class Reach {
  * that was meant for `--allow-net`, which takes its list behind `=`.
  */
 export function parseServer(text: string, path: string, allowNet: readonly Pattern[] | undefined): Hop {
-  const shown = redactUrl(text);
-  if (!/^(wss?|https?):\/\//i.test(text)) {
-    const hint = allowNet?.length === 0 ? `did you mean --allow-net=${shown}?` : `write wss://${shown} if that is it`;
-    throw usageError(`SERVER: expected wss://HOST or ws://HOST, got "${shown}"`, hint);
-  }
-  return parseHopOf("SERVER", text.replace(/^http(s?):/i, "ws$1:"), path) as Hop;
+  const asAllowed = allowNet?.length === 0 ? `did you mean --allow-net=${redactUrl(text)}?` : undefined;
+  return sourced("SERVER", () => parseHop(serverUrl(text, asAllowed), path)) as Hop;
+}
+
+/** A server's URL with `ws` or `wss`, for which `http` and `https` may stand. */
+export function serverUrl(text: string, hint: string = `write wss://${redactUrl(text)} if that is it`): string {
+  if (/^(wss?|https?):\/\//i.test(text)) return text.replace(/^http/i, "ws");
+  throw usageError(`expected wss://HOST or ws://HOST, got "${redactUrl(text)}"`, hint);
 }
 
 /** The error names the option or variable that the hop came from. */
-function parseHopOf(source: string, text: string, path?: string): Hop | "direct" {
+function sourced<T>(source: string, read: () => T): T {
   try {
-    return parseHop(text, path);
+    return read();
   } catch (error) {
     if (error instanceof SeikanError) throw usageError(`${source}: ${error.message}`, ...error.hints);
     throw error;

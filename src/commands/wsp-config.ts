@@ -108,7 +108,7 @@ function matcher({ method, url, headers }: v.InferOutput<typeof Rule>, key: stri
 }
 
 /** What RE2 means by these is something else in JavaScript, which would say nothing and match differently. */
-const RE2_ONLY = /\\[QEpPCaz]|\\A|\[\[:|\(\?[a-zA-Z-]*[U-]/;
+const RE2_ONLY = /(?<!\\)(?:\\\\)*\\[AzQEpPCa]|\[\[:|\(\?[a-zA-Z-]*[U-]/;
 
 /** Unanchored, as in wsp; an empty one matches anything. Written for Go's RE2: what is not the same here is translated or refused. */
 function pattern(text: string, key: string): RegExp {
