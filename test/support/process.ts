@@ -158,12 +158,27 @@ export async function accepting(port: number, by?: Process): Promise<void> {
   );
 }
 
-/** A port nobody listens on just now. */
+/**
+ * Ports for `freePort`, below those that systems give out for port 0: there
+ * another file, which runs beside this one, could get what was free here.
+ */
+const FIRST_PORT = 10_000;
+const PORTS_OF_A_WORKER = 5000;
+const WORKER = Number(process.env.BUN_TEST_WORKER_ID ?? 1) - 1;
+let lastPort = Math.floor(Math.random() * PORTS_OF_A_WORKER);
+
+/** A port nobody listens on, none that this process had before, and none that others get by asking for any. */
 export function freePort(): number {
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
-  const { port } = listener;
-  listener.stop(true);
-  return port;
+  for (;;) {
+    lastPort = (lastPort + 1) % PORTS_OF_A_WORKER;
+    const port = FIRST_PORT + (WORKER % 4) * PORTS_OF_A_WORKER + lastPort;
+    try {
+      Bun.listen({ hostname: "127.0.0.1", port, socket: { data() {} } }).stop(true);
+      return port;
+    } catch {
+      // Somebody's: the next one.
+    }
+  }
 }
 
 /** A folder of its own for a test. */
